@@ -1,0 +1,5 @@
+//! A Concourse resource for container images: `check`, `in` and `out`.
+
+mod error;
+
+fn main() {}
