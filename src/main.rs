@@ -3,6 +3,7 @@
 mod error;
 mod oci;
 mod report;
+mod request;
 mod retry;
 mod secret;
 mod workers;
