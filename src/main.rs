@@ -1,6 +1,8 @@
 //! A Concourse resource for container images: `check`, `in` and `out`.
 
+mod context;
 mod error;
+mod http;
 mod oci;
 mod report;
 mod request;
