@@ -23,7 +23,7 @@ use crate::secret::Secret;
 use crate::workers::lock;
 
 pub(crate) use problem::problem;
-pub(crate) use url::{Scheme, Url, ip_literal};
+pub(crate) use url::{Scheme, Url, encode, ip_literal};
 
 use names::Names;
 use proxy::Proxies;
@@ -92,7 +92,7 @@ pub(crate) struct Request<'a> {
     method: &'static str,
     url: Url,
     headers: Vec<(&'static str, String)>,
-    authorization: Option<&'a Secret>,
+    authorization: Option<Secret>,
     payload: Payload<'a>,
     reach: Reach,
     may_be_plain: bool,
@@ -117,8 +117,8 @@ impl<'a> Request<'a> {
     }
 
     /// Sends `value` as `Authorization`, to the origin of the URL and nowhere else.
-    pub(crate) fn authorization(mut self, value: Option<&'a Secret>) -> Self {
-        self.authorization = value;
+    pub(crate) fn authorization(mut self, value: Option<&Secret>) -> Self {
+        self.authorization = value.cloned();
         self
     }
 
@@ -277,7 +277,7 @@ impl<'a> Client<'a> {
             method: request.method,
             url: plain,
             headers: request.headers.clone(),
-            authorization: request.authorization,
+            authorization: request.authorization.clone(),
             payload: Payload::Empty,
             reach: request.reach,
             may_be_plain: false,
@@ -326,7 +326,7 @@ impl<'a> Client<'a> {
                     return (Err(error), payload);
                 }
             }
-            let secret = authorization.filter(|_| url.same_origin(first));
+            let secret = authorization.as_ref().filter(|_| url.same_origin(first));
             let outcome = self.exchange(method, &url, &headers, secret, &mut payload);
             let response = match outcome {
                 Ok(response) => response,
