@@ -1,5 +1,6 @@
 //! A Concourse resource for container images: `check`, `in` and `out`.
 
 mod error;
+mod semver;
 
 fn main() {}
