@@ -7,12 +7,16 @@
 // Nothing calls these modules yet; goes when the commands are wired.
 #![allow(dead_code, unused_imports)]
 
+mod alias;
 mod constraint;
 mod created;
+mod select;
 mod version;
 
+pub(crate) use alias::{Wanted, WantedTags};
 pub(crate) use constraint::Constraint;
 pub(crate) use created::{Created, oldest_first};
+pub(crate) use select::{Candidates, Given, Lookups, Rules, one_tag};
 pub(crate) use version::Version;
 
 #[cfg(test)]
