@@ -5,6 +5,7 @@ mod oci;
 mod report;
 mod retry;
 mod secret;
+mod store;
 mod workers;
 
 fn main() {}
