@@ -228,7 +228,9 @@ impl Found<'_> {
 /// The config of an image must be there and speak of as many layers as the manifest lists.
 fn check_config(files: &Files, manifest: &Manifest) -> Result<()> {
     let name = blob_name(&manifest.config.digest)?;
-    let config = checked(files, &manifest.config.digest, Some(manifest.config.size))?;
+    let Descriptor { digest, size, .. } = &manifest.config;
+    let config = sized(files, digest, Some(*size))?;
+    digest.check(&config).doing(|| files.show(&name))?;
     let config = ImageConfig::parse(&config).doing(|| files.show(&name))?;
     // Some artifacts call themselves images and carry a config of `{}`: theirs is no layer.
     let has_layers = manifest.layers.is_empty()
@@ -256,12 +258,13 @@ pub(super) fn stored(
     size: Option<u64>,
     media_type: &str,
 ) -> Result<Stored> {
-    let bytes = checked(files, digest, size)?;
+    let bytes = sized(files, digest, size)?;
     let shown = || blob_name(digest).map_or_else(|_| digest.to_string(), |name| files.show(&name));
     Stored::new(bytes, digest, media_type).doing(shown)
 }
 
-fn checked(files: &Files, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
+/// The bytes of a document; their digest is for the caller to compare.
+fn sized(files: &Files, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
     let name = blob_name(digest)?;
     let bytes = required(files, &name)?;
     if let Some(size) = size
@@ -273,7 +276,6 @@ fn checked(files: &Files, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>>
         ))
         .doing(files.show(&name)));
     }
-    digest.check(&bytes).doing(|| files.show(&name))?;
     Ok(bytes)
 }
 
@@ -284,14 +286,18 @@ pub(super) fn required(files: &Files, name: &Name) -> Result<Vec<u8>> {
 }
 
 impl Stored {
-    /// A document whose bytes have `digest`, with the media type to push it under: its own, or
-    /// what pointed to it said, or the OCI type of its shape.
-    pub(super) fn new(bytes: Vec<u8>, digest: &Digest, media_type: &str) -> Result<Stored> {
+    /// The document `bytes`, with the media type to push it under: its own, or what pointed to it
+    /// (or the Content-Type it came with) said, or the OCI type of its shape.
+    ///
+    /// # Errors
+    /// Bytes with another digest; what [`Document::parse`] refuses.
+    pub(crate) fn new(bytes: Vec<u8>, digest: &Digest, media_type: &str) -> Result<Stored> {
         #[derive(Deserialize)]
         struct Typed {
             #[serde(rename = "mediaType", default)]
             media_type: Option<String>,
         }
+        digest.check(&bytes)?;
         let document = Document::parse(&bytes, media_type)?;
         let own: Typed = serde_json::from_slice(&bytes)
             .map_err(|error| Error::local(format!("the manifest cannot be read: {error}")))?;

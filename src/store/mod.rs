@@ -4,14 +4,17 @@
 //! where something is pushed (GHSA-cvxm-645q-p574): `RepoTags` and `ref.name` are not read.
 
 // Until `commands` calls it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod docker;
 mod files;
+mod image_tar;
 mod layout;
+mod layout_writer;
 mod members;
 #[cfg(test)]
 mod samples;
+mod writing;
 
 use std::fs;
 use std::path::Path;
@@ -25,6 +28,12 @@ use files::{Files, Tarball};
 use members::Name;
 
 pub(crate) use files::Body;
+pub(crate) use image_tar::ImageTar;
+pub(crate) use layout_writer::LayoutWriter;
+pub(crate) use writing::BlobWriter;
+
+/// The content of `oci-layout` (image-spec, image-layout.md).
+const LAYOUT_VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// An image (or several, under an index) on disk, ready to be pushed.
 pub(crate) struct Source {
@@ -49,7 +58,7 @@ pub(crate) struct Tree {
     blobs: Vec<Blob>,
 }
 
-/// A manifest or an index with its bytes, whose digest has been compared.
+/// A manifest or an index with its bytes. Made by [`Stored::new`] alone, which compares the digest.
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
     /// Media type to push it under, digest, size.
