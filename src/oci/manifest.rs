@@ -1,0 +1,447 @@
+//! Manifests, indexes and descriptors (image-spec manifest.md, image-index.md, descriptor.md; the
+//! Docker schema 2 documents have the same shape under other media types).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::platform::Platform;
+use crate::error::{Error, Result};
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// What a manifest request accepts: every document that this program can read.
+pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+/// More layers than any builder makes (Docker stops at 127); each one costs a job and a directory.
+const LAYERS_LIMIT: usize = 4096;
+
+/// More entries than any index has; each may cost a request.
+const ENTRIES_LIMIT: usize = 16_384;
+
+/// A pointer to bytes: what they are, how many, and their digest.
+///
+/// The inline `data` of a descriptor is not read: the same bytes are fetched and verified.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Descriptor {
+    #[serde(rename = "mediaType", default)]
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    /// Where a foreign layer may be fetched from, without credentials.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_null"
+    )]
+    pub(crate) urls: Vec<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_null"
+    )]
+    pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) platform: Option<Platform>,
+}
+
+impl Descriptor {
+    /// Whether the descriptor says that it points to a manifest or an index.
+    pub(crate) fn is_document(&self) -> bool {
+        self.is_index() || matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
+    }
+
+    pub(crate) fn is_index(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    }
+}
+
+/// One image (or artifact): a config and its layers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Manifest {
+    #[serde(rename = "schemaVersion")]
+    schema_version: u32,
+    #[serde(rename = "mediaType", default, skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
+    #[serde(
+        rename = "artifactType",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    artifact_type: Option<String>,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_null"
+    )]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// The manifest of a Docker schema 2 image.
+    pub(crate) fn docker(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Manifest {
+            schema_version: 2,
+            media_type: Some(DOCKER_MANIFEST.to_owned()),
+            artifact_type: None,
+            config,
+            layers,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// What this is when it is no image: the artifact's own type.
+    pub(crate) fn artifact_type(&self) -> Option<&str> {
+        let config = self.config.media_type.as_str();
+        // Quirk(early builders): a config without media type is an image's.
+        if matches!(config, "" | OCI_CONFIG | DOCKER_CONFIG) && self.artifact_type.is_none() {
+            return None;
+        }
+        if matches!(config, OCI_CONFIG | DOCKER_CONFIG) {
+            return None;
+        }
+        Some(self.artifact_type.as_deref().unwrap_or(config))
+    }
+}
+
+/// Images for several platforms, or anything else that belongs together.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Index {
+    pub(crate) manifests: Vec<Descriptor>,
+    #[serde(default, deserialize_with = "or_null")]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// The entry for `wanted`. An entry that names no platform stands in when no other matches,
+    /// as builders of single-platform indexes leave it out.
+    ///
+    /// # Errors
+    /// A list of the platforms that there are.
+    pub(crate) fn entry_for(&self, wanted: &Platform) -> Result<&Descriptor> {
+        let best = self
+            .manifests
+            .iter()
+            .filter_map(|entry| {
+                let offered = entry.platform.as_ref()?;
+                Some((wanted.preference(offered)?, entry))
+            })
+            .min_by_key(|(preference, _)| *preference)
+            .map(|(_, entry)| entry)
+            .or_else(|| {
+                self.manifests
+                    .iter()
+                    .find(|entry| entry.platform.is_none() && entry.is_document())
+            });
+        best.ok_or_else(|| {
+            let mut there: Vec<String> = Vec::new();
+            for entry in &self.manifests {
+                if let Some(platform) = &entry.platform {
+                    let name = platform.to_string();
+                    // `unknown/unknown` are attestations (BuildKit), not platforms.
+                    if name != "unknown/unknown" && !there.contains(&name) {
+                        there.push(name);
+                    }
+                }
+            }
+            let there = match there.is_empty() {
+                true => "no platform at all".to_owned(),
+                false => there.join(", "),
+            };
+            Error::config(format!("there is no image for {wanted}; there is {there}"))
+        })
+    }
+}
+
+/// A manifest or an index, told apart by content.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Document {
+    Image(Box<Manifest>),
+    Index(Index),
+}
+
+impl Document {
+    /// Reads the bytes of a manifest that came with `content_type` (empty where nothing was said).
+    ///
+    /// # Errors
+    /// Both `manifests` and `layers`, or a `mediaType` that contradicts a manifest's Content-Type
+    /// (CVE-2021-41190); Docker schema 1; anything that is no manifest.
+    pub(crate) fn parse(bytes: &[u8], content_type: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Shape {
+            #[serde(rename = "schemaVersion", default)]
+            schema_version: Option<u64>,
+            #[serde(rename = "mediaType", default)]
+            media_type: Option<String>,
+            #[serde(default)]
+            manifests: Option<serde::de::IgnoredAny>,
+            #[serde(default)]
+            layers: Option<serde::de::IgnoredAny>,
+            #[serde(rename = "fsLayers", default)]
+            fs_layers: Option<serde::de::IgnoredAny>,
+        }
+        let content_type = essence(content_type);
+        let shape: Shape = serde_json::from_slice(bytes)
+            .map_err(|error| Error::hostile(format!("the manifest is not valid JSON: {error}")))?;
+        let inside = shape.media_type.as_deref().unwrap_or_default();
+        let schema_1 =
+            |text: &str| text.starts_with("application/vnd.docker.distribution.manifest.v1");
+        if shape.schema_version == Some(1)
+            || shape.fs_layers.is_some()
+            || schema_1(&content_type)
+            || schema_1(inside)
+        {
+            return Err(Error::registry(
+                "the image is stored as Docker schema 1, which is no longer supported",
+            )
+            .advise("push it again with a current builder"));
+        }
+        if !inside.is_empty() && is_manifest_type(&content_type) && inside != content_type {
+            return Err(Error::hostile(format!(
+                "the manifest calls itself `{inside}`, but was served as `{content_type}`"
+            )));
+        }
+        let said = match inside.is_empty() {
+            true => content_type.as_str(),
+            false => inside,
+        };
+        let document = match (shape.manifests.is_some(), shape.layers.is_some()) {
+            (true, true) => {
+                return Err(Error::hostile(
+                    "the manifest has both `manifests` and `layers`: it is neither an index nor an image",
+                ));
+            }
+            (true, false) => {
+                if matches!(said, OCI_MANIFEST | DOCKER_MANIFEST) {
+                    return Err(contradiction(said, "manifests"));
+                }
+                Document::Index(from_slice(bytes)?)
+            }
+            (false, true) => {
+                if matches!(said, OCI_INDEX | DOCKER_LIST) {
+                    return Err(contradiction(said, "layers"));
+                }
+                Document::Image(Box::new(from_slice(bytes)?))
+            }
+            (false, false) => {
+                return Err(Error::registry(match said.is_empty() {
+                    true => "the document is neither an image manifest nor an index".to_owned(),
+                    false => format!("`{said}` is neither an image manifest nor an index"),
+                }));
+            }
+        };
+        document.check_counts()?;
+        Ok(document)
+    }
+
+    fn check_counts(&self) -> Result<()> {
+        let (count, limit, what) = match self {
+            Document::Image(manifest) => (manifest.layers.len(), LAYERS_LIMIT, "layers"),
+            Document::Index(index) => (index.manifests.len(), ENTRIES_LIMIT, "entries"),
+        };
+        if count > limit {
+            return Err(Error::hostile(format!(
+                "the manifest has {count} {what}; {limit} is the most that is accepted"
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn annotations(&self) -> &BTreeMap<String, String> {
+        match self {
+            Document::Image(manifest) => &manifest.annotations,
+            Document::Index(index) => &index.annotations,
+        }
+    }
+}
+
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Document::Image(_) => "image manifest",
+            Document::Index(_) => "index",
+        })
+    }
+}
+
+fn contradiction(said: &str, field: &str) -> Error {
+    Error::hostile(format!(
+        "the manifest says it is `{said}`, but it has `{field}`"
+    ))
+}
+
+/// A media type without its parameters, in lower case (RFC 9110, section 8.3.1).
+fn essence(content_type: &str) -> String {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
+/// Types that say something about a manifest; `application/json` or `text/plain` say nothing.
+fn is_manifest_type(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST
+    )
+}
+
+fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::hostile(format!("the manifest cannot be read: {error}")))
+}
+
+/// Go's encoders write an absent list or map as `null`.
+pub(super) fn or_null<'de, T, D>(deserializer: D) -> std::result::Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn descriptor(extra: &str) -> String {
+        format!(r#"{{"mediaType":"application/x","digest":"{DIGEST}","size":0{extra}}}"#)
+    }
+
+    fn image(extra: &str) -> String {
+        let d = descriptor("");
+        format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{d}]{extra}}}"#)
+    }
+
+    fn index(extra: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2,"manifests":[{}]{extra}}}"#,
+            descriptor("")
+        )
+    }
+
+    #[test]
+    fn a_document_is_what_its_content_its_media_type_and_its_content_type_agree_on() {
+        let with = |media_type: &str| format!(r#","mediaType":"{media_type}""#);
+        for (bytes, content_type, expect) in [
+            (image(""), OCI_MANIFEST, "image manifest"),
+            (image(""), "", "image manifest"),
+            (image(""), "text/plain; charset=utf-8", "image manifest"),
+            (
+                image(&with(DOCKER_MANIFEST)),
+                "application/json",
+                "image manifest",
+            ),
+            (
+                image(&with(OCI_MANIFEST)),
+                "Application/vnd.oci.image.manifest.v1+json; charset=utf-8",
+                "image manifest",
+            ),
+            (index(""), OCI_INDEX, "index"),
+            (index(r#","annotations":null"#), DOCKER_LIST, "index"),
+            (
+                index(&with(OCI_INDEX)),
+                OCI_MANIFEST,
+                "the manifest calls itself",
+            ),
+            (
+                image(&with(OCI_MANIFEST)),
+                DOCKER_MANIFEST,
+                "the manifest calls itself",
+            ),
+            (image(""), OCI_INDEX, "the manifest says it is"),
+            (index(""), DOCKER_MANIFEST, "the manifest says it is"),
+            (index(r#","layers":[]"#), "", "the manifest has both"),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(),
+                "application/vnd.docker.distribution.manifest.v1+prettyjws",
+                "the image is stored as Docker schema 1",
+            ),
+            ("{}".to_owned(), "", "the document is neither"),
+            ("{}".to_owned(), "text/html", "`text/html` is neither"),
+            (
+                "<html>".to_owned(),
+                "text/html",
+                "the manifest is not valid JSON",
+            ),
+            (
+                image("").replace(r#""size":0"#, r#""size":-1"#),
+                "",
+                "the manifest cannot be read",
+            ),
+            (
+                image("").replace("sha256:e3", "sha256:../"),
+                "",
+                "the manifest cannot be read",
+            ),
+        ] {
+            let found = match Document::parse(bytes.as_bytes(), content_type) {
+                Ok(document) => document.to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(
+                found.starts_with(expect),
+                "{bytes} as {content_type}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_index_without_the_platform_lists_what_it_has() {
+        let platform = |os: &str, architecture: &str| {
+            format!(r#","platform":{{"os":"{os}","architecture":"{architecture}"}}"#)
+        };
+        let entries = [
+            platform("linux", "arm64"),
+            platform("windows", "amd64"),
+            platform("unknown", "unknown"),
+        ]
+        .map(|extra| descriptor(&extra))
+        .join(",");
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
+        let Document::Index(index) = Document::parse(index.as_bytes(), "").unwrap() else {
+            unreachable!("it has manifests");
+        };
+        let mut wanted = Platform::of_this_binary();
+        wanted.set_architecture("s390x");
+        assert_eq!(
+            index.entry_for(&wanted).unwrap_err().to_string(),
+            "there is no image for linux/s390x; there is linux/arm64, windows/amd64"
+        );
+    }
+
+    #[test]
+    fn an_artifact_names_its_type() {
+        let typed = |config: &str, artifact: &str| {
+            let text = image(artifact).replacen("application/x", config, 1);
+            match Document::parse(text.as_bytes(), "").unwrap() {
+                Document::Image(manifest) => manifest.artifact_type().map(str::to_owned),
+                Document::Index(_) => None,
+            }
+        };
+        let helm = "application/vnd.cncf.helm.config.v1+json";
+        assert_eq!(typed(OCI_CONFIG, ""), None);
+        assert_eq!(typed(DOCKER_CONFIG, ""), None);
+        assert_eq!(typed(helm, "").as_deref(), Some(helm));
+        assert_eq!(
+            typed(
+                "application/vnd.oci.empty.v1+json",
+                r#","artifactType":"text/sbom""#
+            )
+            .as_deref(),
+            Some("text/sbom")
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! A fixed-size pool of scoped threads; the only spawner of threads.
+//!
+//! Work comes as a list, results keep the list's order, the first error stops the rest and is
+//! the error. No thread outlives the call that started it.
+
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::error::{Error, Result};
+
+/// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
+const MOST: usize = 64;
+
+/// How many jobs run side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workers(NonZeroUsize);
+
+/// Tells a running job that another one has failed, so that it can give up early.
+pub(crate) struct Stop(AtomicBool);
+
+impl Stop {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    /// `n` workers; 0 means 1, and there is an upper limit of 64.
+    pub(crate) fn new(n: usize) -> Self {
+        Workers(NonZeroUsize::new(n.min(MOST)).unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// Twice the processors, at least 2 and at most 8: layers wait for the network as much as for
+    /// a processor, and each worker costs about 2 MiB.
+    pub(crate) fn for_this_machine() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Workers::new((2 * cores).clamp(2, 8))
+    }
+
+    pub(crate) fn count(self) -> usize {
+        self.0.get()
+    }
+
+    /// Runs `job` for every item; `results[i]` belongs to `items[i]`.
+    ///
+    /// After the first failure no new item is started, running jobs see [`Stop`], and that
+    /// failure is returned.
+    pub(crate) fn map<T, R>(
+        self,
+        items: &[T],
+        job: impl Fn(&T, &Stop) -> Result<R> + Sync,
+    ) -> Result<Vec<R>>
+    where
+        T: Sync,
+        R: Send,
+    {
+        let next = AtomicUsize::new(0);
+        let stop = Stop(AtomicBool::new(false));
+        let failure: Mutex<Option<Error>> = Mutex::new(None);
+        let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
+        let work = || {
+            while !stop.is_set() {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(at) else { return };
+                match job(item, &stop) {
+                    Ok(result) => lock(&done).push((at, result)),
+                    Err(error) => {
+                        lock(&failure).get_or_insert(error);
+                        stop.set();
+                    }
+                }
+            }
+        };
+        let threads = self.count().min(items.len());
+        if threads <= 1 {
+            work();
+        } else {
+            thread::scope(|scope| {
+                for _ in 1..threads {
+                    scope.spawn(work);
+                }
+                work();
+            });
+        }
+        if let Some(error) = into_inner(failure) {
+            return Err(error);
+        }
+        let mut done = into_inner(done);
+        done.sort_unstable_by_key(|(at, _)| *at);
+        Ok(done.into_iter().map(|(_, result)| result).collect())
+    }
+}
+
+/// A job that panics ends the process (`panic = "abort"`); in tests the data behind a poisoned
+/// lock is still whole, because every critical section is a single push or insert.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn into_inner<T>(mutex: Mutex<T>) -> T {
+    mutex
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_keep_the_order_of_the_items_for_any_number_of_workers() {
+        let items: Vec<u32> = (0..1000).collect();
+        for workers in [0, 1, 2, 16, 1000] {
+            let doubled = Workers::new(workers).map(&items, |n, _| Ok(n * 2));
+            assert_eq!(
+                doubled.unwrap(),
+                (0..1000).map(|n| n * 2).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_failure_is_the_error_and_stops_the_rest() {
+        let items: Vec<usize> = (0..100_000).collect();
+        let started = AtomicUsize::new(0);
+        let error = Workers::new(4)
+            .map(&items, |n, _| {
+                started.fetch_add(1, Ordering::Relaxed);
+                match n {
+                    10 => Err(Error::local("item ten")),
+                    _ => Ok(()),
+                }
+            })
+            .unwrap_err();
+        assert_eq!(error.to_string(), "item ten");
+        assert!(started.into_inner() < items.len());
+    }
+}
