@@ -21,6 +21,7 @@ die() {
 # that the script still has.
 scratch() {
   work=$(mktemp -d "${TMPDIR:-/tmp}/registry-image.XXXXXX")
+  litter=("$work") # a script may add to it
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
@@ -32,8 +33,8 @@ clean_up() {
   trap '' INT TERM HUP # a second Ctrl-C must not leave half of it behind
   for pid in $(jobs -p); do kill_tree "$pid"; done
   wait 2>/dev/null || true
-  chmod -R u+rwX "$work" 2>/dev/null || true # an image may hold directories that its owner cannot write
-  rm -rf --one-file-system "$work"
+  chmod -R u+rwX "${litter[@]}" 2>/dev/null || true # an image may hold directories that its owner cannot write
+  rm -rf --one-file-system "${litter[@]}"
   exit "$status"
 }
 
@@ -195,4 +196,13 @@ YAML
   done
   cat "$dir/registry.log" >&2
   die 'docker-registry did not start'
+}
+
+# This machine in the words of an image config.
+go_architecture() {
+  case $(uname -m) in
+    x86_64) echo amd64 ;;
+    aarch64) echo arm64 ;;
+    *) uname -m ;;
+  esac
 }
