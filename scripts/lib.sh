@@ -96,6 +96,12 @@ packages() {
   quietly apt_get update && quietly apt_install "${missing[@]}"
 }
 
+# newer NAME…: the newest there is of packages that are installed but too old.
+newer() {
+  say "looking for newer packages with apt: $*"
+  quietly apt_get update && quietly apt_install "$@"
+}
+
 # Services stay off: a test starts its own copy of a server, and nobody asked for one on this machine.
 apt_install() {
   local policy=/usr/sbin/policy-rc.d ours=false status=0
@@ -128,6 +134,7 @@ rust_toolchain() {
       mkdir -p "$tools/bin"
       ln -sf /usr/bin/cargo /usr/bin/rustc "$tools/bin/"
       PATH=$tools/bin:$PATH
+      rust_is_new_enough || newer "${debian[@]}"
     elif packages "Rust $least_rust or newer" rustup; then
       rustup_stable "$@"
     fi
