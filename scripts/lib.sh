@@ -192,6 +192,7 @@ log: {level: info}
 storage: {filesystem: {rootdirectory: "$dir/data"}, delete: {enabled: true}}
 http: {addr: "127.0.0.1:0"}
 YAML
+  : >"$dir/registry.log" # there before it is read
   # A clean environment: it takes every REGISTRY_… variable for a setting of its own.
   env -i PATH="$PATH" HOME="$dir" "$docker_registry" serve "$dir/registry.yml" >"$dir/registry.log" 2>&1 &
   pid=$!
