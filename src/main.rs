@@ -16,6 +16,7 @@ mod request;
 mod retry;
 mod secret;
 mod semver;
+mod store;
 mod workers;
 
 use std::env;
