@@ -531,8 +531,10 @@ fn a_canary_feels_every_touch() {
     drop(Canary::new());
 }
 
-fn panic_of(action: impl FnOnce()) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(action)).expect_err("a panic");
+fn panic_of<T>(action: impl FnOnce() -> T) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(action))
+        .err()
+        .expect("a panic");
     panic.downcast_ref::<String>().unwrap().clone()
 }
 
@@ -554,7 +556,7 @@ fn a_run_is_compared_whole() {
         .run()
         .succeeds();
 
-    let wrong = panic_of(|| drop(output.succeeds_with(json!([]))));
+    let wrong = panic_of(|| output.succeeds_with(json!([])));
     for part in [
         "=== expected\n[]",
         "=== command",
@@ -563,16 +565,16 @@ fn a_run_is_compared_whole() {
     ] {
         assert!(wrong.contains(part), "{part}: {wrong}");
     }
-    assert!(panic_of(|| drop(output.fails())).contains("expected exit 1"));
-    assert!(panic_of(|| drop(output.says("no"))).contains("stderr differs"));
-    assert!(panic_of(|| drop(output.keeps_secret(["sha256:"]))).contains("is printed"));
+    assert!(panic_of(|| output.fails()).contains("expected exit 1"));
+    assert!(panic_of(|| output.says("no")).contains("stderr differs"));
+    assert!(panic_of(|| output.keeps_secret(["sha256:"])).contains("is printed"));
 
     let failed = Program::check(json!({"sauce": {}})).run();
     failed.fails();
-    assert!(panic_of(|| drop(failed.succeeds())).contains("expected success"));
+    assert!(panic_of(|| failed.succeeds()).contains("expected success"));
     let last = failed.messages().lines().last().unwrap().to_owned();
     failed.fails_ending_with(&last);
-    assert!(panic_of(|| drop(failed.fails_ending_with("no"))).contains("last line"));
+    assert!(panic_of(|| failed.fails_ending_with("no")).contains("last line"));
 }
 
 #[test]
@@ -582,12 +584,10 @@ fn a_run_that_hangs_is_ended_and_told() {
     let request = json!({"source": {"repository": registry.repository("a"), "tag": "1"}});
     let limit = Duration::from_millis(300);
     let run = || {
-        drop(
-            Program::check(request.clone())
-                .against(&registry)
-                .limit(limit)
-                .run(),
-        )
+        Program::check(request.clone())
+            .against(&registry)
+            .limit(limit)
+            .run()
     };
     let late = panic_of(run);
     assert!(
