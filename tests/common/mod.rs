@@ -3,7 +3,7 @@
 //!
 //! ```ignore
 //! mod common;
-//! use common::{image, layer, Fault, Program, Registry};
+//! use common::{Fault, Program, Registry, assert_tree, image, layer};
 //! use serde_json::json;
 //!
 //! #[test]
