@@ -101,6 +101,12 @@ impl Error {
         self
     }
 
+    /// Adds a remark in brackets, such as how often it was tried.
+    pub(crate) fn noting(mut self, remark: impl fmt::Display) -> Self {
+        self.0.why = format!("{} ({remark})", self.0.why);
+        self
+    }
+
     pub(crate) fn again(mut self, again: Again) -> Self {
         self.0.again = again;
         self

@@ -1,12 +1,20 @@
 //! Waiting: the clock, the back-off policy, and the gate that all workers share when a registry
 //! limits their rate. The only sleeper.
 
-use std::time::{Duration, Instant};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::error::{Again, Error, Result};
+use crate::report::Report;
+use crate::workers::lock;
 
 /// Time as the program sees it, so that tests of retries take no seconds.
 pub(crate) trait Clock: Sync {
     /// Time since the clock was made.
     fn elapsed(&self) -> Duration;
+    /// The time of day, for dates that a server sends.
+    fn now(&self) -> SystemTime;
     fn sleep(&self, duration: Duration);
 }
 
@@ -24,7 +32,239 @@ impl Clock for RealClock {
         self.0.elapsed()
     }
 
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
     fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration);
+    }
+}
+
+/// A clock whose sleeps take no time but are counted: tests of the binary run on it.
+#[cfg(any(test, debug_assertions))]
+pub(crate) struct SkippingClock {
+    real: RealClock,
+    slept: Mutex<Duration>,
+}
+
+#[cfg(any(test, debug_assertions))]
+impl SkippingClock {
+    pub(crate) fn start() -> Self {
+        SkippingClock {
+            real: RealClock::start(),
+            slept: Mutex::new(Duration::ZERO),
+        }
+    }
+}
+
+#[cfg(any(test, debug_assertions))]
+impl Clock for SkippingClock {
+    fn elapsed(&self) -> Duration {
+        self.real.elapsed() + *lock(&self.slept)
+    }
+
+    fn now(&self) -> SystemTime {
+        self.real.now() + *lock(&self.slept)
+    }
+
+    fn sleep(&self, duration: Duration) {
+        *lock(&self.slept) += duration;
+    }
+}
+
+/// How long to go on after failures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Upper bound of the first wait; each further one may be twice as long.
+    first: Duration,
+    /// No wait is longer, except one that the server asks for.
+    cap: Duration,
+    /// In all, since the last progress.
+    total: Duration,
+    /// In all, while the host does not resolve or refuses connections.
+    unreachable: Duration,
+}
+
+impl Patience {
+    /// A registry: a pull of an hour should survive a restart of it.
+    pub(crate) const REGISTRY: Patience = Patience {
+        first: Duration::from_secs(1),
+        cap: Duration::from_secs(60),
+        total: Duration::from_secs(600),
+        unreachable: Duration::from_secs(30),
+    };
+
+    /// Token servers, notary, AWS and identity services: nobody waits ten minutes for a login.
+    pub(crate) const SERVICE: Patience = Patience {
+        first: Duration::from_secs(1),
+        cap: Duration::from_secs(20),
+        total: Duration::from_secs(60),
+        unreachable: Duration::from_secs(30),
+    };
+}
+
+/// The attempts at one thing.
+pub(crate) struct Attempts<'a> {
+    clock: &'a dyn Clock,
+    patience: Patience,
+    /// When the last progress was made.
+    since: Duration,
+    tries: u32,
+    unreachable: bool,
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(clock: &'a dyn Clock, patience: Patience) -> Self {
+        Attempts {
+            clock,
+            patience,
+            since: clock.elapsed(),
+            tries: 0,
+            unreachable: false,
+        }
+    }
+
+    /// Bytes arrived: the count and the time start again.
+    pub(crate) fn progress(&mut self) {
+        self.since = self.clock.elapsed();
+        self.tries = 0;
+    }
+
+    /// After a failed attempt: waits and returns, or gives the error back when trying again
+    /// cannot help or has taken too long. Every wait is a line in the log.
+    pub(crate) fn wait_after(&mut self, error: Error, gate: &Gate, report: &Report) -> Result<()> {
+        self.tries += 1;
+        let (asked, limit) = match error.can_try_again() {
+            Again::Never => return Err(error),
+            Again::Unreachable => (None, self.patience.unreachable),
+            Again::Later { after } | Again::Limited { after } => (after, self.patience.total),
+        };
+        self.unreachable = matches!(error.can_try_again(), Again::Unreachable);
+        let waited = self.clock.elapsed().saturating_sub(self.since);
+        let wait = match asked {
+            Some(asked) => asked,
+            None => self.back_off(),
+        };
+        if waited + wait > limit {
+            return Err(self.give_up(error, asked));
+        }
+        report.info(format!("{error}: trying again in {}", seconds(wait)));
+        if matches!(error.can_try_again(), Again::Limited { .. }) {
+            gate.close_for(self.clock, wait);
+        }
+        self.clock.sleep(wait);
+        Ok(())
+    }
+
+    fn give_up(&self, error: Error, asked: Option<Duration>) -> Error {
+        let tries = match self.tries {
+            1 => "tried once".to_owned(),
+            n => format!("{n} tries without progress"),
+        };
+        match asked {
+            Some(asked) => error.noting(format!(
+                "{tries}; the server asks to wait {}",
+                seconds(asked)
+            )),
+            None => error.noting(tries),
+        }
+    }
+
+    /// Exponential with full jitter: anything between nothing and the bound, so that clients that
+    /// failed together do not come back together.
+    fn back_off(&self) -> Duration {
+        let doublings = self.tries.saturating_sub(1).min(16);
+        let bound = self.patience.first.saturating_mul(1 << doublings);
+        bound.min(self.patience.cap).mul_f64(random_fraction())
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// A number in 0..1 that differs from run to run; nothing secret hangs on it.
+fn random_fraction() -> f64 {
+    let bits = RandomState::new().hash_one(0u8);
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Closed while a registry limits our rate: all workers wait for the same moment.
+#[derive(Default)]
+pub(crate) struct Gate {
+    opens: Mutex<Duration>,
+}
+
+impl Gate {
+    /// Waits until the gate is open.
+    pub(crate) fn pass(&self, clock: &dyn Clock) {
+        loop {
+            let opens = *lock(&self.opens);
+            let now = clock.elapsed();
+            if now >= opens {
+                return;
+            }
+            clock.sleep(opens - now);
+        }
+    }
+
+    fn close_for(&self, clock: &dyn Clock, wait: Duration) {
+        let until = clock.elapsed() + wait;
+        let mut opens = lock(&self.opens);
+        *opens = (*opens).max(until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_out(patience: Patience, again: Again) -> (String, Duration) {
+        let clock = SkippingClock::start();
+        let report = Report::new(false);
+        let mut attempts = Attempts::new(&clock, patience);
+        let gate = Gate::default();
+        loop {
+            let error = Error::registry("503").again(again);
+            if let Err(error) = attempts.wait_after(error, &gate, &report) {
+                return (error.to_string(), clock.elapsed());
+            }
+        }
+    }
+
+    #[test]
+    fn patience_ends() {
+        let (text, took) = run_out(Patience::SERVICE, Again::Later { after: None });
+        assert!(
+            text.starts_with("503 (") && text.ends_with(" tries without progress)"),
+            "{text}"
+        );
+        assert!(took < Duration::from_secs(61), "{took:?}");
+        let (_, took) = run_out(Patience::REGISTRY, Again::Unreachable);
+        assert!(took < Duration::from_secs(31), "{took:?}");
+        let (text, took) = run_out(Patience::REGISTRY, Again::Never);
+        assert_eq!(text, "503");
+        assert!(took < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_wait_that_the_server_asks_for_is_kept_to() {
+        let after = Some(Duration::from_secs(250));
+        let (text, took) = run_out(Patience::REGISTRY, Again::Limited { after });
+        assert_eq!(
+            text,
+            "503 (3 tries without progress; the server asks to wait 250.0 s)"
+        );
+        assert!(took >= Duration::from_secs(500));
+    }
+
+    #[test]
+    fn a_closed_gate_holds_everybody() {
+        let clock = SkippingClock::start();
+        let gate = Gate::default();
+        gate.close_for(&clock, Duration::from_secs(5));
+        gate.pass(&clock);
+        assert!(clock.elapsed() >= Duration::from_secs(5));
     }
 }

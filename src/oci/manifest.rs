@@ -56,6 +56,18 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    /// A descriptor that says nothing but which bytes are meant.
+    pub(crate) fn of(digest: Digest, size: u64) -> Self {
+        Descriptor {
+            media_type: String::new(),
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
+    }
+
     /// Whether the descriptor says that it points to a manifest or an index.
     pub(crate) fn is_document(&self) -> bool {
         self.is_index() || matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)

@@ -1,0 +1,148 @@
+//! What an answer with an error status means: whose fault, what the server says, and whether
+//! trying again may help. The one place that looks at status codes.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Response;
+use super::url::Url;
+use crate::error::{Again, Error, Kind};
+use crate::retry::Clock;
+
+/// An error body is read this far; a registry's envelope is a few hundred bytes.
+const BODY_LIMIT: u64 = 64 << 10;
+
+/// Of a message that a server sends, this many characters are shown.
+const MESSAGE_LIMIT: usize = 500;
+
+/// The error envelope of the distribution specification (spec.md, "Error codes").
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    errors: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+/// The error that `response` is, with the server's own words.
+///
+/// `asked` is what was asked for: redirects may have led elsewhere.
+pub(crate) fn problem(method: &str, asked: &Url, response: Response, clock: &dyn Clock) -> Error {
+    let status = response.status;
+    let after = retry_after(&response, clock);
+    let limit = rate_limit(&response);
+    let from = match response.url.same_origin(asked) {
+        true => String::new(),
+        false => format!(", redirected to {}", response.url.origin()),
+    };
+    let said = match method {
+        "HEAD" => String::new(),
+        _ => spoken(response),
+    };
+    let mut why = format!("{method} {asked}{from}: {}", status_text(status));
+    if !said.is_empty() {
+        why = format!("{why}: {said}");
+    }
+    if let Some(limit) = limit {
+        why = format!("{why} ({limit})");
+    }
+    let kind = match status {
+        401 | 403 => Kind::Denied,
+        404 | 410 => Kind::Missing,
+        _ => Kind::Registry,
+    };
+    Error::new(kind, why).again(match status {
+        429 => Again::Limited { after },
+        408 | 425 | 499 | 500 | 502..=504 | 520..=524 | 529 => Again::Later { after },
+        _ => Again::Never,
+    })
+}
+
+fn status_text(status: u16) -> String {
+    match ureq::http::StatusCode::from_u16(status) {
+        Ok(code) => match code.canonical_reason() {
+            Some(reason) => format!("{status} {reason}"),
+            None => format!("status {status}"),
+        },
+        Err(_) => format!("status {status}"),
+    }
+}
+
+/// What the body says: `CODE: message` of each error, or its text where it is short and plain.
+fn spoken(response: Response) -> String {
+    let is_html = response
+        .header("content-type")
+        .is_some_and(|value| value.contains("html"));
+    let Ok(body) = response.bytes_up_to(BODY_LIMIT) else {
+        return String::new();
+    };
+    if let Ok(envelope) = serde_json::from_slice::<Envelope>(&body) {
+        let spoken: Vec<String> = envelope
+            .errors
+            .into_iter()
+            .map(
+                |entry| match (entry.code.as_str(), entry.message.as_deref()) {
+                    (code, None | Some("")) => code.to_owned(),
+                    ("", Some(message)) => message.to_owned(),
+                    (code, Some(message)) => format!("{code}: {message}"),
+                },
+            )
+            .filter(|text| !text.is_empty())
+            .collect();
+        if !spoken.is_empty() {
+            return shorten(&spoken.join("; "));
+        }
+    }
+    if let Ok(serde_json::Value::Object(map)) = serde_json::from_slice(&body) {
+        // OAuth2 servers (RFC 6749, section 5.2) and many others.
+        let text = ["error_description", "message", "details", "error"]
+            .iter()
+            .find_map(|name| map.get(*name)?.as_str());
+        return text.map(shorten).unwrap_or_default();
+    }
+    if is_html {
+        return "an HTML page instead of an answer".to_owned();
+    }
+    shorten(String::from_utf8_lossy(&body).trim())
+}
+
+fn shorten(text: &str) -> String {
+    let mut chars = text.chars();
+    let short: String = chars.by_ref().take(MESSAGE_LIMIT).collect();
+    match chars.next() {
+        Some(_) => format!("{short}…"),
+        None => short,
+    }
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date, which is compared with the
+/// server's own `Date` where there is one, as clocks differ.
+fn retry_after(response: &Response, clock: &dyn Clock) -> Option<Duration> {
+    let value = response.header("retry-after")?.trim();
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds.ceil()).ok();
+    }
+    let then = httpdate::parse_http_date(value).ok()?;
+    let now = response
+        .header("date")
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .unwrap_or_else(|| clock.now());
+    Some(then.duration_since(now).unwrap_or_default())
+}
+
+/// The limit that a registry announces (Docker Hub: `ratelimit-limit: 100;w=21600`).
+fn rate_limit(response: &Response) -> Option<String> {
+    let names = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"];
+    let said: Vec<String> = names
+        .iter()
+        .filter_map(|name| Some(format!("{name}: {}", response.header(name)?)))
+        .collect();
+    (response.status == 429 && !said.is_empty()).then(|| said.join(", "))
+}

@@ -1,0 +1,453 @@
+//! TLS: which certificates are believed, and the connector that wraps a byte stream.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, StreamOwned};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+};
+
+use super::url::Url;
+use crate::context::Env;
+use crate::error::{Again, Error, Kind, Result};
+use crate::workers::lock;
+
+/// Bundles of the distributions, in the order of how common they are; the first one there is read.
+const BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// Single files with certificates; Concourse mounts its own there.
+const FOLDER: &str = "/etc/ssl/certs";
+
+/// A bundle larger than this is no bundle (Debian's is 200 KiB).
+const BUNDLE_LIMIT: u64 = 16 << 20;
+
+/// Files of one folder that are looked at; Debian's has 300.
+const FOLDER_LIMIT: usize = 4096;
+
+/// How long a host that may be plain HTTP has to answer a TLS hello at all. A server that speaks
+/// no TLS often waits for the end of a line that never comes.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is believed, settled before the first connection and loaded at the first TLS use.
+#[derive(Clone)]
+pub(super) struct Tls(Arc<Trust>);
+
+struct Trust {
+    extra: Vec<CertificateDer<'static>>,
+    /// Nothing is verified (`insecure: true`).
+    blind: bool,
+    files: Vec<String>,
+    folders: Vec<String>,
+    config: OnceLock<Arc<ClientConfig>>,
+    /// Which hosts may turn out to speak plain HTTP.
+    may_be_plain: Box<dyn Fn(&Url) -> bool + Send + Sync>,
+    /// Origins whose port answered, but not with TLS.
+    not_tls: Mutex<HashSet<String>>,
+}
+
+/// How a handshake failed.
+enum Failed {
+    /// The port does not speak TLS: nothing of it was ever seen.
+    NotTls(&'static str),
+    Tls(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Tls(error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed::Tls(super::io_error(error))
+    }
+}
+
+impl Tls {
+    /// # Errors
+    /// An element of `ca_certs` without a certificate in it.
+    pub(super) fn new(
+        env: &Env,
+        ca_certs: &[String],
+        blind: bool,
+        may_be_plain: impl Fn(&Url) -> bool + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let mut extra = Vec::new();
+        for (at, text) in ca_certs.iter().enumerate() {
+            extra.extend(certificates(text.as_bytes()).map_err(|why| {
+                Error::config(format!("`source.ca_certs[{at}]` {why}"))
+                    .advise("write the certificate in PEM, with its BEGIN and END lines")
+            })?);
+        }
+        let (files, folders) = match (env.get("SSL_CERT_FILE"), env.get("SSL_CERT_DIR")) {
+            (None, None) => (BUNDLES.map(str::to_owned).to_vec(), vec![FOLDER.to_owned()]),
+            (file, folders) => (
+                file.map(str::to_owned).into_iter().collect(),
+                folders
+                    .map(|folders| folders.split(':').map(str::to_owned).collect())
+                    .unwrap_or_default(),
+            ),
+        };
+        Ok(Tls(Arc::new(Trust {
+            extra,
+            blind,
+            files,
+            folders,
+            config: OnceLock::new(),
+            may_be_plain: Box::new(may_be_plain),
+            not_tls: Mutex::default(),
+        })))
+    }
+
+    /// Whether a connection to the server of `url` failed because its port speaks no TLS at all.
+    pub(super) fn is_not_tls(&self, url: &Url) -> bool {
+        lock(&self.0.not_tls).contains(&url.origin())
+    }
+
+    /// Makes the TLS connection to the host of `details.uri` over `stream`.
+    pub(super) fn wrap(
+        &self,
+        details: &ConnectionDetails,
+        stream: Box<dyn Transport>,
+    ) -> Result<Box<dyn Transport>> {
+        let url = Url::parse(&details.uri.to_string())?;
+        let host = url.host().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Error::config(format!("`{host}` is not a host name")))?;
+        let config = self.0.config.get_or_init(|| Arc::new(self.0.build()));
+        let mut conn = ClientConnection::new(Arc::clone(config), name)
+            .map_err(|error| Error::new(Kind::Network, format!("TLS: {error}")))?;
+        let mut sock = TransportAdapter::new(stream, details.current_time.clone());
+        let may_be_plain = (self.0.may_be_plain)(&url);
+        let mut first = details.timeout;
+        if may_be_plain && *first.after > HELLO_PATIENCE {
+            first.after = HELLO_PATIENCE.into();
+        }
+        sock.set_timeout(first);
+        match handshake(&mut conn, &mut sock, details.timeout, may_be_plain) {
+            Ok(()) => {}
+            Err(Failed::Tls(error)) => return Err(error),
+            Err(Failed::NotTls(why)) => {
+                lock(&self.0.not_tls).insert(url.origin());
+                return Err(Error::new(
+                    Kind::Network,
+                    format!("the server does not speak TLS: {why}"),
+                )
+                .advise("set `source.insecure: true` if it is a plain HTTP registry"));
+            }
+        }
+        Ok(Box::new(TlsTransport {
+            buffers: LazyBuffers::new(
+                details.config.input_buffer_size(),
+                details.config.output_buffer_size(),
+            ),
+            stream: StreamOwned::new(conn, sock),
+        }))
+    }
+}
+
+/// Runs the handshake, and tells a server that speaks no TLS from one whose TLS fails.
+fn handshake(
+    conn: &mut ClientConnection,
+    sock: &mut TransportAdapter,
+    timeout: NextTimeout,
+    may_be_plain: bool,
+) -> std::result::Result<(), Failed> {
+    let mut heard = false;
+    while conn.is_handshaking() {
+        while conn.wants_write() {
+            match conn.write_tls(sock) {
+                Ok(_) => {}
+                Err(error) if may_be_plain && !heard && is_reset(&error) => {
+                    return Err(Failed::NotTls("it closed the connection"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !conn.is_handshaking() {
+            break;
+        }
+        match conn.read_tls(sock) {
+            Ok(0) if may_be_plain && !heard => {
+                return Err(Failed::NotTls("it closed the connection"));
+            }
+            Ok(0) => {
+                let why = "the connection was closed in the TLS handshake";
+                let error = Error::new(Kind::Network, why);
+                return Err(error.again(Again::Later { after: None }).into());
+            }
+            Ok(_) => {}
+            Err(error) if may_be_plain && !heard && (is_reset(&error) || is_timeout(&error)) => {
+                return Err(Failed::NotTls("it does not answer the hello"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        match conn.process_new_packets() {
+            Ok(_) => {}
+            Err(rustls::Error::InvalidMessage(_)) if !heard => {
+                return Err(Failed::NotTls("its answer is something else"));
+            }
+            Err(error) => {
+                // The alert tells the server why; whether it arrives does not matter.
+                let _ = conn.write_tls(sock);
+                return Err(tls_error(&error).into());
+            }
+        }
+        if !heard {
+            heard = true;
+            sock.set_timeout(timeout);
+        }
+    }
+    while conn.wants_write() {
+        conn.write_tls(sock)?;
+    }
+    Ok(())
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+    )
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(ureq::Error::Timeout(_)))
+}
+
+fn tls_error(error: &rustls::Error) -> Error {
+    match error {
+        rustls::Error::InvalidCertificate(why) => {
+            let text = match why {
+                rustls::CertificateError::UnknownIssuer => {
+                    "the server's certificate is signed by an authority that is not trusted"
+                        .to_owned()
+                }
+                rustls::CertificateError::NotValidForName
+                | rustls::CertificateError::NotValidForNameContext { .. } => {
+                    "the server's certificate is for another name".to_owned()
+                }
+                rustls::CertificateError::Expired
+                | rustls::CertificateError::ExpiredContext { .. } => {
+                    "the server's certificate has expired".to_owned()
+                }
+                other => format!("the server's certificate is not valid: {other}"),
+            };
+            let error = Error::new(Kind::Network, text);
+            match why {
+                rustls::CertificateError::UnknownIssuer => {
+                    error.advise("add the authority's certificate to `source.ca_certs`")
+                }
+                _ => error,
+            }
+        }
+        other => Error::new(Kind::Network, format!("TLS: {other}")),
+    }
+}
+
+impl Trust {
+    fn build(&self) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(rustls::ALL_VERSIONS);
+        let builder = match builder {
+            Ok(builder) => builder,
+            // The provider is compiled in and has suites for both versions.
+            Err(_) => ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .unwrap_or_else(|_| unreachable!("ring has cipher suites")),
+        };
+        if self.blind {
+            let blind = Blind(provider.signature_verification_algorithms);
+            return builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(blind))
+                .with_no_client_auth();
+        }
+        let mut roots = RootCertStore::empty();
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        roots.add_parsable_certificates(self.system());
+        roots.add_parsable_certificates(self.extra.iter().cloned());
+        builder.with_root_certificates(roots).with_no_client_auth()
+    }
+
+    /// Certificates of the root filesystem; what cannot be read is not there.
+    fn system(&self) -> Vec<CertificateDer<'static>> {
+        let mut found = Vec::new();
+        for file in &self.files {
+            let more = read_bundle(file);
+            let enough = !more.is_empty();
+            found.extend(more);
+            if enough {
+                break;
+            }
+        }
+        for folder in &self.folders {
+            let Ok(entries) = fs::read_dir(folder) else {
+                continue;
+            };
+            for entry in entries.flatten().take(FOLDER_LIMIT) {
+                // Debian's links to single certificates repeat its bundle.
+                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+                let path = entry.path();
+                if is_file
+                    && !self
+                        .files
+                        .iter()
+                        .any(|file| path.as_os_str() == file.as_str())
+                {
+                    found.extend(read_bundle(&path.to_string_lossy()));
+                }
+            }
+        }
+        found
+    }
+}
+
+fn read_bundle(path: &str) -> Vec<CertificateDer<'static>> {
+    let mut text = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(BUNDLE_LIMIT).read_to_end(&mut text));
+    match read {
+        Ok(_) => CertificateDer::pem_slice_iter(&text).flatten().collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The certificates of a PEM text.
+fn certificates(text: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(text) {
+        let certificate = certificate.map_err(|_| "is not valid PEM".to_owned())?;
+        RootCertStore::empty()
+            .add(certificate.clone())
+            .map_err(|error| format!("has a certificate that cannot be read: {error}"))?;
+        found.push(certificate);
+    }
+    match found.is_empty() {
+        true => Err("has no certificate in it".to_owned()),
+        false => Ok(found),
+    }
+}
+
+/// Believes every certificate; signatures are still checked, so that the peer has its key.
+#[derive(Debug)]
+struct Blind(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// The last connector of the chain: TLS where the URL says `https`.
+impl Connector<Box<dyn Transport>> for Tls {
+    type Out = Box<dyn Transport>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<Box<dyn Transport>>,
+    ) -> std::result::Result<Option<Self::Out>, ureq::Error> {
+        match chained {
+            Some(stream) if details.needs_tls() => {
+                Ok(Some(self.wrap(details, stream).map_err(Error::into_io)?))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+struct TlsTransport {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter>,
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(
+        &mut self,
+        amount: usize,
+        timeout: NextTimeout,
+    ) -> std::result::Result<(), ureq::Error> {
+        self.stream.get_mut().set_timeout(timeout);
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        self.stream.write_all(output)?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> std::result::Result<bool, ureq::Error> {
+        self.stream.get_mut().set_timeout(timeout);
+        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.get_mut().get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTransport")
+    }
+}

@@ -1,0 +1,248 @@
+//! Blobs: a reader that goes on where a broken connection stopped.
+
+use std::io::{self, Read};
+
+use super::{Access, Remote};
+use crate::error::{Again, Doing, Error, Kind, Result};
+use crate::http::{BodyReader, Reach, Request, Response, Url};
+use crate::oci::manifest::Descriptor;
+use crate::retry::{Attempts, Patience};
+
+/// The bytes of one blob, not yet believed: whoever reads wraps it in
+/// [`crate::oci::digest::Checked`].
+///
+/// A connection that breaks is made again with `Range`; where the server does not honour it, the
+/// bytes that were delivered already are read again and dropped.
+pub(crate) struct BlobReader<'r, 'a> {
+    remote: &'r Remote<'a>,
+    size: u64,
+    source: Source,
+    body: Option<BodyReader>,
+    /// Bytes delivered so far.
+    at: u64,
+    attempts: Attempts<'r>,
+    failed_since_progress: bool,
+}
+
+/// Where a blob comes from.
+enum Source {
+    Registry(Url),
+    /// A URL of the descriptor of a foreign layer.
+    Foreign(Url),
+}
+
+impl<'a> Remote<'a> {
+    /// Whether the repository has the blob.
+    pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        let url = self.blob_url(descriptor)?;
+        match self.send("HEAD", &url, Access::Pull, |request| request) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error.doing(format!(
+                "{}: look up {}",
+                self.repository, descriptor.digest
+            ))),
+        }
+    }
+
+    /// Opens a blob. A foreign layer (with `urls`) that the registry does not have is fetched
+    /// from its URLs: without credentials, and from public addresses only.
+    pub(crate) fn open<'r>(&'r self, descriptor: &Descriptor) -> Result<BlobReader<'r, 'a>> {
+        let mut failure =
+            match self.open_at(Source::Registry(self.blob_url(descriptor)?), descriptor) {
+                Ok(reader) => return Ok(reader),
+                Err(error) if error.is_missing() && !descriptor.urls.is_empty() => error,
+                Err(error) => return Err(error),
+            };
+        for url in &descriptor.urls {
+            let opened = Url::parse(url).and_then(|url| {
+                self.report().info(format!(
+                    "fetching the foreign layer {} from {url}",
+                    descriptor.digest
+                ));
+                self.open_at(Source::Foreign(url), descriptor)
+            });
+            match opened {
+                Ok(reader) => return Ok(reader),
+                Err(error) => failure = error.doing("foreign layer"),
+            }
+        }
+        Err(failure)
+    }
+
+    fn open_at<'r>(
+        &'r self,
+        source: Source,
+        descriptor: &Descriptor,
+    ) -> Result<BlobReader<'r, 'a>> {
+        let mut reader = BlobReader {
+            remote: self,
+            size: descriptor.size,
+            source,
+            body: None,
+            at: 0,
+            attempts: Attempts::new(self.clock(), Patience::REGISTRY),
+            failed_since_progress: false,
+        };
+        reader.connect()?;
+        Ok(reader)
+    }
+
+    fn blob_url(&self, descriptor: &Descriptor) -> Result<Url> {
+        self.url(&format!("blobs/{}", descriptor.digest))
+    }
+}
+
+impl BlobReader<'_, '_> {
+    /// Makes a connection that delivers the byte at `self.at` next, trying until it works or
+    /// cannot.
+    fn connect(&mut self) -> Result<()> {
+        loop {
+            self.remote.gate.pass(self.remote.clock());
+            match self.connect_once() {
+                Ok(body) => {
+                    self.body = Some(body);
+                    return Ok(());
+                }
+                Err(error) => self.wait_after(error)?,
+            }
+        }
+    }
+
+    fn connect_once(&self) -> Result<BodyReader> {
+        let range = (self.at > 0).then(|| format!("bytes={}-", self.at));
+        let response = self.request(range.as_deref())?;
+        match (response.status, &range) {
+            (206, Some(_)) if starts_at(&response, self.at) => Ok(response.into_reader()),
+            // Whatever it is, it is not the part that was asked for: all of it, then.
+            (206 | 416, _) => self.skip(self.request(None)?),
+            _ => self.skip(response),
+        }
+    }
+
+    fn request(&self, range: Option<&str>) -> Result<Response> {
+        let ranged = |request: Request<'static>| match range {
+            Some(range) => request.header("range", range),
+            None => request,
+        };
+        match &self.source {
+            Source::Registry(url) => self.remote.send_once("GET", url, Access::Pull, ranged),
+            Source::Foreign(url) => {
+                let request = Request::new("GET", url).reach(Reach::Public);
+                self.remote.client.send(ranged(request))
+            }
+        }
+    }
+
+    /// The body of a whole answer, without the bytes that were delivered already.
+    fn skip(&self, response: Response) -> Result<BodyReader> {
+        let (Source::Registry(url) | Source::Foreign(url)) = &self.source;
+        let response = self.remote.successful("GET", url, response)?;
+        if let Some(length) = response.content_length()
+            && length != self.size
+        {
+            return Err(Error::hostile(format!(
+                "GET {url}: the server has {length} bytes for it, its descriptor says {}",
+                self.size
+            )));
+        }
+        let mut body = response.into_reader();
+        let skipped = io::copy(&mut (&mut body).take(self.at), &mut io::sink())
+            .map_err(|error| Error::io(Kind::Network, error))?;
+        match skipped == self.at {
+            true => Ok(body),
+            false => Err(cut_off(skipped)),
+        }
+    }
+
+    fn wait_after(&mut self, error: Error) -> Result<()> {
+        self.failed_since_progress = true;
+        let error = match self.at {
+            0 => error,
+            at => error.doing(format!("read at byte {at} of {}", self.size)),
+        };
+        self.attempts
+            .wait_after(error, &self.remote.gate, self.remote.report())
+    }
+}
+
+impl Read for BlobReader<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let Some(body) = &mut self.body else {
+                self.connect().map_err(Error::into_io)?;
+                continue;
+            };
+            let error = match body.read(buf) {
+                Ok(0) if self.at < self.size => cut_off(self.at),
+                Ok(n) => {
+                    self.at += n as u64;
+                    if self.failed_since_progress {
+                        self.failed_since_progress = false;
+                        self.attempts.progress();
+                    }
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Error::io(Kind::Network, error),
+            };
+            self.body = None;
+            self.wait_after(error).map_err(Error::into_io)?;
+        }
+    }
+}
+
+fn cut_off(at: u64) -> Error {
+    Error::new(
+        Kind::Network,
+        format!("the connection ended after {at} bytes"),
+    )
+    .again(Again::Later { after: None })
+}
+
+/// Whether a 206 delivers from byte `at` on (RFC 9110, section 14.4).
+fn starts_at(response: &Response, at: u64) -> bool {
+    let range = response.header("content-range").unwrap_or_default();
+    let range = range.trim().strip_prefix("bytes").unwrap_or_default();
+    let first = range.trim_start().split('-').next().unwrap_or_default();
+    first.trim().parse() == Ok(at)
+}
+
+impl Remote<'_> {
+    /// The whole of a small blob, verified.
+    ///
+    /// # Errors
+    /// More than `limit` bytes announced; bytes that are not the ones asked for, also at a second
+    /// try.
+    pub(crate) fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        let fetch = || {
+            if descriptor.size > limit {
+                return Err(Error::hostile(format!(
+                    "it has {} bytes; {limit} is the most that is accepted",
+                    descriptor.size
+                )));
+            }
+            let mut bytes = Vec::new();
+            let mut reader = self.open(descriptor)?.take(descriptor.size + 1);
+            reader
+                .read_to_end(&mut bytes)
+                .map_err(|error| Error::io(Kind::Network, error))?;
+            if bytes.len() as u64 != descriptor.size {
+                return Err(Error::hostile(format!(
+                    "it has more than the {} bytes that were announced",
+                    descriptor.size
+                )));
+            }
+            descriptor.digest.check(&bytes)?;
+            Ok(bytes)
+        };
+        match fetch() {
+            Err(error) if error.kind() == Kind::Hostile && descriptor.size <= limit => fetch(),
+            outcome => outcome,
+        }
+        .doing(|| format!("{}: fetch {}", self.repository, descriptor.digest))
+    }
+}

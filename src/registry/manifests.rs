@@ -1,0 +1,224 @@
+//! Manifests and indexes: asking for a digest, fetching, pushing.
+
+use std::time::Duration;
+
+use super::{Access, Remote};
+use crate::error::{Again, Doing, Error, Kind, Result};
+use crate::http::{Payload, Response, Url};
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{ACCEPT, Descriptor, Document};
+use crate::oci::reference::Reference;
+
+/// The spec asks clients and registries to manage at least 4 MiB (spec.md, "Pushing Manifests").
+/// Twice that; a hostile registry costs us this much memory a manifest.
+pub(crate) const MANIFEST_LIMIT: u64 = 8 << 20;
+
+/// Registries are eventually consistent: a manifest that was just put may be missing for a moment.
+const CONSISTENCY: Duration = Duration::from_secs(15);
+
+/// Pause between two looks at a manifest that is not there yet.
+const CONSISTENCY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A manifest or index whose bytes have its digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetched {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    pub(crate) document: Document,
+}
+
+impl Remote<'_> {
+    /// The digest that `reference` has now; `None` when there is no such manifest.
+    ///
+    /// One HEAD where the registry says the digest; else the manifest is fetched and hashed.
+    pub(crate) fn digest_of(&self, reference: Reference<'_>) -> Result<Option<Digest>> {
+        let looked_up = self
+            .head(reference)
+            .doing(|| format!("{}: look up {reference}", self.repository));
+        match looked_up {
+            Ok(Some(digest)) => Ok(Some(digest)),
+            Err(error) if error.is_missing() => Ok(None),
+            // HEAD is not allowed, or says too little: GET has an answer, or the reason.
+            Ok(None) => self.digest_by_get(reference),
+            Err(error) if matches!(error.kind(), Kind::Registry | Kind::Denied) => {
+                self.report()
+                    .debug(|| format!("{error}; asking with GET instead"));
+                self.digest_by_get(reference)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn head(&self, reference: Reference<'_>) -> Result<Option<Digest>> {
+        let url = self.manifest_url(reference)?;
+        let response = self.until_answered(|| {
+            let response = self.send_once("HEAD", &url, Access::Pull, |request| {
+                request.header("accept", ACCEPT)
+            })?;
+            match response.status {
+                // A limit holds for GET too; every other failure may be HEAD's alone.
+                429 => Err(self.problem("HEAD", &url, response)),
+                _ => Ok(response),
+            }
+        })?;
+        let response = self.successful("HEAD", &url, response)?;
+        let digest = response
+            .header("docker-content-digest")
+            .and_then(|text| Digest::parse(text).ok());
+        Ok(match (reference, digest) {
+            // The header of another digest than the one asked for proves nothing.
+            (Reference::Digest(asked), Some(said)) if *asked != said => None,
+            (_, digest) => digest,
+        })
+    }
+
+    fn digest_by_get(&self, reference: Reference<'_>) -> Result<Option<Digest>> {
+        match self.get(reference) {
+            Ok((bytes, _)) => {
+                let digest = Digest::of(&bytes);
+                Ok(match reference {
+                    Reference::Digest(asked) => asked.check(&bytes).is_ok().then(|| asked.clone()),
+                    Reference::Tag(_) => Some(digest),
+                })
+            }
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.doing(format!("{}: look up {reference}", self.repository))),
+        }
+    }
+
+    /// Fetches the manifest or index with this digest.
+    ///
+    /// # Errors
+    /// Bytes of another digest, also at a second try; a document that is no manifest.
+    pub(crate) fn manifest(&self, digest: &Digest) -> Result<Fetched> {
+        self.manifest_by_digest(digest, None)
+            .doing(|| format!("{}: fetch manifest {digest}", self.repository))
+    }
+
+    /// Fetches what a descriptor of an index points to.
+    pub(crate) fn child(&self, descriptor: &Descriptor) -> Result<Fetched> {
+        self.manifest_by_digest(&descriptor.digest, Some(descriptor.size))
+            .doing(|| format!("{}: fetch manifest {}", self.repository, descriptor.digest))
+    }
+
+    fn manifest_by_digest(&self, digest: &Digest, size: Option<u64>) -> Result<Fetched> {
+        let (mut bytes, mut media_type) = self.get_when_consistent(digest)?;
+        if digest.check(&bytes).is_err() {
+            (bytes, media_type) = self.get_when_consistent(digest)?;
+            digest.check(&bytes)?;
+        }
+        if let Some(size) = size
+            && size != bytes.len() as u64
+        {
+            return Err(Error::hostile(format!(
+                "it has {} bytes, its descriptor says {size}",
+                bytes.len()
+            )));
+        }
+        let document = Document::parse(&bytes, &media_type)?;
+        Ok(Fetched {
+            bytes,
+            digest: digest.clone(),
+            media_type,
+            document,
+        })
+    }
+
+    fn get_when_consistent(&self, digest: &Digest) -> Result<(Vec<u8>, String)> {
+        let started = self.clock().elapsed();
+        loop {
+            match self.get(Reference::Digest(digest)) {
+                Err(error) if error.is_missing() => {
+                    let waited = self.clock().elapsed().saturating_sub(started);
+                    if waited + CONSISTENCY_PAUSE > CONSISTENCY {
+                        return Err(error);
+                    }
+                    if waited < CONSISTENCY_PAUSE {
+                        self.report().info(format!(
+                            "{}: {digest} is not there (yet): looking again for {} s",
+                            self.repository,
+                            CONSISTENCY.as_secs()
+                        ));
+                    }
+                    self.clock().sleep(CONSISTENCY_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The bytes of a manifest and the media type they were served as.
+    fn get(&self, reference: Reference<'_>) -> Result<(Vec<u8>, String)> {
+        let url = self.manifest_url(reference)?;
+        self.until_answered(|| {
+            let response = self.send_once("GET", &url, Access::Pull, |request| {
+                request.header("accept", ACCEPT)
+            })?;
+            let response = self.successful("GET", &url, response)?;
+            let media_type = response
+                .header("content-type")
+                .unwrap_or_default()
+                .to_owned();
+            let announced = response.content_length();
+            let bytes = response.bytes(MANIFEST_LIMIT)?;
+            match announced {
+                Some(length) if length != bytes.len() as u64 => Err(Error::new(
+                    Kind::Network,
+                    format!("GET {url}: the answer was cut off"),
+                )
+                .again(Again::Later { after: None })),
+                _ => Ok((bytes, media_type)),
+            }
+        })
+    }
+
+    /// Puts a manifest under a tag or its digest. What it refers to must be there already.
+    ///
+    /// # Errors
+    /// The registry's refusal; an answer that names another digest.
+    pub(crate) fn put_manifest(
+        &self,
+        reference: Reference<'_>,
+        bytes: &[u8],
+        media_type: &str,
+    ) -> Result<()> {
+        let url = self.manifest_url(reference)?;
+        let response = self
+            .send("PUT", &url, Access::Push, |request| {
+                request
+                    .header("content-type", media_type)
+                    .payload(Payload::Bytes(bytes))
+            })
+            .doing(|| format!("{}: push {reference}", self.repository))?;
+        check_answer(&response, &url, &Digest::of(bytes), reference)
+    }
+
+    fn manifest_url(&self, reference: Reference<'_>) -> Result<Url> {
+        self.url(&format!("manifests/{reference}"))
+    }
+}
+
+/// The digest that the registry says it stored must be the one that was sent.
+fn check_answer(
+    response: &Response,
+    url: &Url,
+    sent: &Digest,
+    reference: Reference<'_>,
+) -> Result<()> {
+    let expected = match reference {
+        Reference::Digest(digest) => digest,
+        Reference::Tag(_) => sent,
+    };
+    let said = response
+        .header("docker-content-digest")
+        .and_then(|text| Digest::parse(text).ok());
+    match said {
+        Some(said) if said != *expected && said.algorithm() == expected.algorithm() => {
+            Err(Error::hostile(format!(
+                "PUT {url}: the registry stored {said} instead of {expected}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}

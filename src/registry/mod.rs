@@ -1,0 +1,168 @@
+//! The distribution API of one repository (distribution-spec 1.1 and Docker Registry v2).
+//!
+//! Here are the retries: `http` makes one attempt, and nothing above this module tries again.
+
+mod blobs;
+mod manifests;
+mod tags;
+mod uploads;
+
+use crate::auth::{Authenticator, Credentials, Scope};
+use crate::error::{Doing, Error, Result};
+use crate::http::{Client, Request, Response, Scheme, Url, problem};
+use crate::oci::reference::Repository;
+use crate::report::Report;
+use crate::retry::{Attempts, Clock, Gate, Patience};
+use crate::secret::Secret;
+
+pub(crate) use blobs::BlobReader;
+pub(crate) use manifests::Fetched;
+
+/// One repository of one registry.
+pub(crate) struct Remote<'a> {
+    client: &'a Client<'a>,
+    repository: Repository,
+    registry: Url,
+    auth: Authenticator<'a>,
+    gate: Gate,
+}
+
+/// What a request is for; decides what the token must allow.
+#[derive(Clone, Copy, Debug)]
+enum Access<'s> {
+    Pull,
+    Push,
+    /// Writing here, and reading another repository of the same registry.
+    Mount(&'s str),
+}
+
+impl<'a> Remote<'a> {
+    pub(crate) fn new(
+        client: &'a Client<'a>,
+        repository: Repository,
+        credentials: Credentials,
+    ) -> Result<Self> {
+        let registry = Url::at(Scheme::Https, repository.host(), "/v2/")?;
+        Ok(Remote {
+            client,
+            auth: Authenticator::new(client, registry.clone(), credentials),
+            repository,
+            registry,
+            gate: Gate::default(),
+        })
+    }
+
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    fn clock(&self) -> &'a dyn Clock {
+        self.client.context().clock
+    }
+
+    fn report(&self) -> &'a Report {
+        self.client.context().report
+    }
+
+    /// `/v2/NAME/REST` at the registry.
+    fn url(&self, rest: &str) -> Result<Url> {
+        self.registry
+            .join(&format!("/v2/{}/{rest}", self.repository.name()))
+    }
+
+    /// Sends a request until it is answered with success, or trying again cannot help.
+    ///
+    /// `make` builds each attempt anew.
+    fn send<'r>(
+        &self,
+        method: &'static str,
+        url: &Url,
+        access: Access<'_>,
+        make: impl Fn(Request<'r>) -> Request<'r>,
+    ) -> Result<Response> {
+        self.until_answered(|| {
+            let response = self.send_once(method, url, access, &make)?;
+            self.successful(method, url, response)
+        })
+    }
+
+    /// Runs `attempt` until it succeeds or fails for good.
+    fn until_answered<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut attempts = Attempts::new(self.clock(), Patience::REGISTRY);
+        loop {
+            self.gate.pass(self.clock());
+            match attempt() {
+                Ok(answer) => return Ok(answer),
+                Err(error) => attempts.wait_after(error, &self.gate, self.report())?,
+            }
+        }
+    }
+
+    /// One attempt, with the login that the registry wants. A token may have ended meanwhile, so
+    /// one 401 is answered with a new one.
+    fn send_once<'r>(
+        &self,
+        method: &'static str,
+        url: &Url,
+        access: Access<'_>,
+        make: impl Fn(Request<'r>) -> Request<'r>,
+    ) -> Result<Response> {
+        let scope = self.scope(access);
+        let mut authorization = self.authorization_for(url, &scope)?;
+        let mut renewed = false;
+        loop {
+            let request = make(Request::new(method, url))
+                .authorization(authorization.as_ref())
+                .may_be_plain();
+            let response = self.client.send(request)?;
+            if response.status != 401 || renewed {
+                return Ok(response);
+            }
+            renewed = true;
+            authorization = Some(
+                self.auth
+                    .renew(&response, &scope, authorization.as_ref())
+                    .doing(|| format!("{method} {url}"))?,
+            );
+        }
+    }
+
+    fn scope(&self, access: Access<'_>) -> Scope {
+        let name = self.repository.name();
+        match access {
+            Access::Pull => Scope::pull(name),
+            Access::Push => Scope::push(name),
+            Access::Mount(from) => Scope::push(name).and_pull(from),
+        }
+    }
+
+    /// Credentials go to the registry and nowhere else, whatever a `Location` says.
+    fn authorization_for(&self, url: &Url, scope: &Scope) -> Result<Option<Secret>> {
+        match self.is_own(url) {
+            true => self.auth.authorization(scope),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether `url` is on the registry itself, by HTTPS or, where it speaks plain HTTP, by that.
+    fn is_own(&self, url: &Url) -> bool {
+        url.same_origin(&self.registry)
+            || (self.client.is_plain(&self.registry)
+                && url.same_origin(&self.registry.with_scheme(Scheme::Http)))
+    }
+
+    fn successful(&self, method: &'static str, url: &Url, response: Response) -> Result<Response> {
+        match response.is_success() {
+            true => Ok(response),
+            false => Err(self.problem(method, url, response)),
+        }
+    }
+
+    fn problem(&self, method: &'static str, url: &Url, response: Response) -> Error {
+        let error = problem(method, url, response, self.clock());
+        match error.is_denied() {
+            true => error.advise("check that this login may do that in this repository"),
+            false => error,
+        }
+    }
+}
