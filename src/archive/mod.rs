@@ -4,6 +4,7 @@
 
 mod decode;
 mod entries;
+pub(crate) mod gzip;
 mod header;
 mod inflate;
 mod pax;
