@@ -232,3 +232,6 @@ impl Unzstd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

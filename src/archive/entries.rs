@@ -103,8 +103,9 @@ impl<R: BufRead> Data<R> {
 
     fn byte(&mut self) -> Result<u8> {
         let byte = self.block()?.first().copied();
+        let byte = byte.ok_or_else(|| Error::hostile("a sparse file's map does not end"))?;
         self.consume(1);
-        byte.ok_or_else(cut_off)
+        Ok(byte)
     }
 
     /// The whole of a small entry.
@@ -478,3 +479,6 @@ fn read_size<R: BufRead>(header: &Header<'_>, data: &mut Data<R>, entry: &mut En
     entry.size = real_size;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

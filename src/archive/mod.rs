@@ -9,6 +9,8 @@ mod header;
 mod inflate;
 mod pax;
 mod sparse;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod whiteout;
 
 pub(crate) use decode::decode;

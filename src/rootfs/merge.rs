@@ -91,6 +91,8 @@ impl<'a> Merge<'a> {
     pub(super) fn run(mut self) -> Result<()> {
         self.link()?;
         self.remove()?;
+        // What was opened of the layer may move: it must be as it should be.
+        self.upper.close()?;
         let walk = Walk {
             own: Vec::new(),
             from: TREE.as_bytes().to_vec(),
@@ -131,9 +133,7 @@ impl<'a> Merge<'a> {
             unlinkat(&above, name, AtFlags::empty())
                 .and_then(|()| linkat(&*directory, &target_name, &above, name, AtFlags::empty()))
                 .map_err(|error| failed(error, "link", place))
-        })?;
-        // These directories may move: they must be as they should be.
-        self.upper.close()
+        })
     }
 
     /// The file below that a hard link means: its directory and its name there.
