@@ -565,7 +565,13 @@ fn io_error(error: io::Error) -> Error {
     };
     let is_ours = error.get_ref().is_some_and(|inner| inner.is::<Error>());
     let error = Error::io(Kind::Network, error);
-    if is_ours { error } else { error.again(again) }
+    match (is_ours, again) {
+        (true, _) => error,
+        (false, Again::Unreachable) => error
+            .again(again)
+            .advise("check the host and port, and that the server is up"),
+        (false, _) => error.again(again),
+    }
 }
 
 #[cfg(test)]

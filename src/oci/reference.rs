@@ -90,12 +90,16 @@ impl Repository {
     }
 
     /// The same repository as another registry has it: a mirror, or a cloud's own host.
-    pub(crate) fn on_host(&self, host: &str, name: String) -> Self {
-        Repository {
-            host: host.to_owned(),
+    pub(crate) fn on_host(&self, host: &str, name: String) -> Result<Self> {
+        let host = host.to_ascii_lowercase();
+        check_host(&host)
+            .and_then(|()| check_name(&name))
+            .map_err(Error::config)?;
+        Ok(Repository {
+            host,
             name,
             written: self.written.clone(),
-        }
+        })
     }
 
     /// The name that `docker load` gives an image: Docker Hub's without host, official ones

@@ -3,6 +3,7 @@
 //! Here are the retries: `http` makes one attempt, and nothing above this module tries again.
 
 mod blobs;
+mod images;
 mod manifests;
 mod tags;
 mod uploads;
@@ -16,6 +17,7 @@ use crate::retry::{Attempts, Clock, Gate, Patience};
 use crate::secret::Secret;
 
 pub(crate) use blobs::BlobReader;
+pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
 
 /// One repository of one registry.
