@@ -150,14 +150,14 @@ impl Layer {
         self
     }
 
-    /// A sparse file of old GNU tar (type `S`): pieces at offsets in a file of `size` bytes.
+    /// A sparse file of old GNU tar (type `S`): pieces at offsets in a file of `size` bytes. All
+    /// pieces but the last have a multiple of 512 bytes, as every reader expects.
     pub fn gnu_sparse(self, name: &str, size: u64, pieces: &[(u64, &[u8])]) -> Layer {
-        let map: Vec<(u64, u64)> = pieces.iter().map(|(at, p)| (*at, p.len() as u64)).collect();
         let data: Vec<u8> = pieces
             .iter()
             .flat_map(|(_, piece)| piece.to_vec())
             .collect();
-        self.gnu_sparse_map(name, size, &map, &data)
+        self.gnu_sparse_map(name, size, &sparse_map(size, pieces), &data)
     }
 
     /// The same with a map that need not fit the data.
@@ -196,11 +196,12 @@ impl Layer {
             .iter()
             .flat_map(|(_, piece)| piece.to_vec())
             .collect();
-        let size = size.to_string();
-        let count = pieces.len().to_string();
-        let pairs = pieces
+        let pairs: Vec<(String, String)> = sparse_map(size, pieces)
             .iter()
-            .map(|(at, piece)| (at.to_string(), piece.len().to_string()));
+            .map(|(at, length)| (at.to_string(), length.to_string()))
+            .collect();
+        let count = pairs.len().to_string();
+        let size = size.to_string();
         let mut records: Vec<(&str, String)> = Vec::new();
         match version {
             "0.0" => {
@@ -214,7 +215,10 @@ impl Layer {
             "0.1" => {
                 records.push(("GNU.sparse.size", size));
                 records.push(("GNU.sparse.numblocks", count));
-                let map: Vec<String> = pairs.map(|(at, length)| format!("{at},{length}")).collect();
+                let map: Vec<String> = pairs
+                    .iter()
+                    .map(|(at, length)| format!("{at},{length}"))
+                    .collect();
                 records.push(("GNU.sparse.map", map.join(",")));
                 records.push(("GNU.sparse.name", name.to_owned()));
             }
@@ -391,6 +395,18 @@ impl Layer {
             }
         }
     }
+}
+
+/// Offsets and lengths, with the empty piece at the end that says how long a last hole is.
+fn sparse_map(size: u64, pieces: &[(u64, &[u8])]) -> Vec<(u64, u64)> {
+    let mut map: Vec<(u64, u64)> = pieces
+        .iter()
+        .map(|(at, piece)| (*at, piece.len() as u64))
+        .collect();
+    if map.last().is_none_or(|(at, length)| at + length < size) {
+        map.push((size, 0));
+    }
+    map
 }
 
 /// One gzip member.

@@ -48,6 +48,8 @@ mod layer;
 mod program;
 mod registry;
 mod temp;
+mod tls;
+mod tree;
 
 pub use image::{Blob, Image, ImageBuilder, attestation, image, index};
 pub use layer::{Compression, Entry, Layer, gzip, layer, zstd};
@@ -56,6 +58,8 @@ pub use registry::{
     Answer, Fault, Gate, Offence, Registry, Request, Scripted, Setup, Tokens, answer,
 };
 pub use temp::TempDir;
+pub use tls::{Authority, Identity};
+pub use tree::{Canary, Node, assert_lines, assert_tree, node, tree};
 
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt::Write as _;
