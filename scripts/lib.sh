@@ -7,6 +7,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$repo/target}
 # Programs that are only for us, out of the way of the system's own.
 tools=$target/tools
+PATH=$PATH:/usr/sbin:/sbin
 bold='' plain=''
 if [ -t 2 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
 
@@ -77,11 +78,14 @@ apt_get() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -q "$@"
 }
 
-# packages WHY NAME…: installs those Debian packages that are not there.
+# packages WHY [PROGRAM=]NAME…: installs those Debian packages that are not there; with PROGRAM=, where there is no such
+# program either: another packaging of it stays.
 packages() {
-  local why=$1 name missing=()
+  local why=$1 name missing=() failed=()
   shift
   for name; do
+    case $name in *=*) ! have "${name%%=*}" || continue ;; esac
+    name=${name#*=}
     case $(dpkg-query -W -f='${Status}' "$name" 2>/dev/null) in
       *' ok installed') ;;
       *) missing+=("$name") ;;
@@ -92,8 +96,12 @@ packages() {
   [ "$(id -u)" -eq 0 ] || have sudo || { say "not root and no sudo; please install ($why): ${missing[*]}"; return 1; }
   say "installing with apt ($why): ${missing[*]}"
   # A package list that is empty or old is the usual reason for a failure, and rare enough to find out by trying.
-  apt_install "${missing[@]}" >/dev/null 2>&1 && return 0
-  quietly apt_get update && quietly apt_install "${missing[@]}"
+  ! apt_install "${missing[@]}" >/dev/null 2>&1 || return 0
+  quietly apt_get update || return 1
+  ! apt_install "${missing[@]}" >/dev/null 2>&1 || return 0
+  for name in "${missing[@]}"; do quietly apt_install "$name" || failed+=("$name"); done
+  [ ${#failed[@]} -eq 0 ] || say "not to be had with apt: ${failed[*]}"
+  [ ${#failed[@]} -eq 0 ]
 }
 
 # newer NAME…: the newest there is of packages that are installed but too old.
