@@ -11,8 +11,8 @@
 mod common;
 
 use common::{
-    Authority, Canary, Identity, Registry, TempDir, assert_lines, assert_tree, gzip, image, index,
-    layer, node, noise, normalise, sha256, tree,
+    Authority, Canary, Fault, Identity, Program, Registry, TempDir, assert_lines, assert_tree,
+    gzip, image, index, layer, node, noise, normalise, sha256, tree,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -531,9 +531,72 @@ fn a_canary_feels_every_touch() {
     drop(Canary::new());
 }
 
-fn panic_of(action: impl FnOnce()) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(action)).expect_err("a panic");
+fn panic_of<T>(action: impl FnOnce() -> T) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(action))
+        .err()
+        .expect("a panic");
     panic.downcast_ref::<String>().unwrap().clone()
+}
+
+// Runs.
+
+#[test]
+fn a_run_is_compared_whole() {
+    let registry = Registry::start();
+    let digest = registry.put_image("a", "1", &image([]).oci());
+    let request = json!({"source": {"repository": registry.repository("a"), "tag": "1"}});
+    let check = |request: &Value| Program::check(request.clone()).against(&registry).run();
+    let output = check(&request);
+    output
+        .succeeds_with(json!([{"tag": "1", "digest": digest}]))
+        .keeps_secret(["s3cret"]);
+    Program::check(request.clone())
+        .by_link("check")
+        .unprivileged()
+        .run()
+        .succeeds();
+
+    let wrong = panic_of(|| output.succeeds_with(json!([])));
+    for part in [
+        "=== expected\n[]",
+        "=== command",
+        "=== requests to REGISTRY",
+        "/v2/a/manifests/1 200",
+    ] {
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
+    assert!(panic_of(|| output.fails()).contains("expected exit 1"));
+    assert!(panic_of(|| output.says("no")).contains("stderr differs"));
+    assert!(panic_of(|| output.keeps_secret(["sha256:"])).contains("is printed"));
+
+    let failed = Program::check(json!({"sauce": {}})).run();
+    failed.fails();
+    assert!(panic_of(|| failed.succeeds()).contains("expected success"));
+    let last = failed.messages().lines().last().unwrap().to_owned();
+    failed.fails_ending_with(&last);
+    assert!(panic_of(|| failed.fails_ending_with("no")).contains("last line"));
+}
+
+#[test]
+fn a_run_that_hangs_is_ended_and_told() {
+    let registry = Registry::start();
+    registry.on("*", "/v2/*").always().then(Fault::Stall);
+    let request = json!({"source": {"repository": registry.repository("a"), "tag": "1"}});
+    let limit = Duration::from_millis(300);
+    let run = || {
+        Program::check(request.clone())
+            .against(&registry)
+            .limit(limit)
+            .run()
+    };
+    let late = panic_of(run);
+    assert!(
+        late.contains("did not end in time") && late.contains("stall"),
+        "{late}"
+    );
+    let running = Program::check(request).start();
+    registry.wait_for("a second request", |requests| requests.len() >= 2);
+    assert_eq!(running.kill().status.code(), None);
 }
 
 // Screens.

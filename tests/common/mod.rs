@@ -46,6 +46,7 @@
 mod image;
 mod layer;
 mod program;
+mod real;
 mod registry;
 mod temp;
 mod tls;
@@ -54,6 +55,7 @@ mod tree;
 pub use image::{Blob, Image, ImageBuilder, attestation, image, index};
 pub use layer::{Compression, Entry, Layer, gzip, layer, zstd};
 pub use program::{Output, Program, normalise};
+pub use real::{DockerRegistry, RealSetup, RealTokens, Server, free_port, require};
 pub use registry::{
     Answer, Fault, Gate, Offence, Registry, Request, Scripted, Setup, Tokens, answer,
 };
