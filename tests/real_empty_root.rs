@@ -44,9 +44,8 @@ fn check_in_and_out_work_in_a_root_that_holds_only_them() {
     let root = work.join("root");
     run(Command::new("cp").arg("-a").arg(&tree).arg(&root));
     assert_eq!(names_below(&root), TREE);
-    fs::create_dir(root.join("src")).unwrap();
     fs::create_dir(root.join("dest")).unwrap();
-    fs::write(root.join("src/image.tar"), docker_tarball()).unwrap();
+    work.write("root/src/image.tar", docker_tarball());
     let registry = DockerRegistry::start();
 
     round_trip(
@@ -96,17 +95,17 @@ fn the_scratch_image_holds_only_them_and_works_read_only_without_privileges() {
         .args(["--build-arg", &format!("ARCH={arch}"), "."])
         .current_dir(repository));
 
-    let image = work.join("src/image.tar");
-    let dest = work.join("dest");
-    fs::create_dir(work.join("src")).unwrap();
-    fs::create_dir(&dest).unwrap();
+    let saved = work.join("saved.tar");
     run(engine
         .docker()
         .args(["save", "-o"])
-        .arg(&image)
+        .arg(&saved)
         .arg("registry-image:test"));
-    assert_eq!(names_in_layers(&image), TREE);
-    fs::write(&image, docker_tarball()).unwrap();
+    assert_eq!(names_in_layers(&saved), TREE);
+
+    work.write("src/image.tar", docker_tarball());
+    let dest = work.join("dest");
+    fs::create_dir(&dest).unwrap();
     let nobody = 65534;
     chown(&dest, Some(nobody), Some(nobody)).unwrap();
     let registry = DockerRegistry::start();
