@@ -11,6 +11,8 @@ mod error;
 mod glob;
 mod http;
 mod oci;
+mod pull;
+mod push;
 mod registry;
 mod report;
 mod request;

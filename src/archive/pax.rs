@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn records_are_cut_by_their_length() {
         let pax =
-            parse(b"10 path=a\n\n12 path=b/\xff\n28 SCHILY.xattr.user.a=\x00\n=\x01\n").unwrap();
+            parse(b"11 path=a\n\n12 path=b/\xff\n28 SCHILY.xattr.user.a=\x00\n=\x01\n").unwrap();
         assert_eq!(pax.path(), Some(&b"b/\xff"[..]));
         let xattrs: Vec<_> = pax.xattrs().collect();
         assert_eq!(xattrs, [(&b"user.a"[..], &b"\x00\n=\x01"[..])]);
