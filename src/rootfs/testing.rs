@@ -66,8 +66,16 @@ pub(super) fn proof() -> (Verified, Verified) {
 
 /// Unpacks and merges layers into `destination`.
 pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
+    apply_as(destination, layers, true)
+}
+
+/// The same, as on a filesystem that moves directories or does not.
+pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Result<()> {
     let report = Report::new(false);
     let mut rootfs = Rootfs::create(destination, &report)?;
+    if !moves {
+        rootfs.keeper.cannot_move_directories();
+    }
     let mut unpacked = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         unpacked.push(rootfs.unpack(number, &mut layer.0.as_slice())?);
