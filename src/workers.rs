@@ -3,6 +3,8 @@
 //! Work comes as a list, results keep the list's order, the first error stops the rest and is
 //! the error. No thread outlives the call that started it.
 
+mod pipe;
+
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +12,8 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::error::{Error, Result};
+
+pub(crate) use pipe::{BlockWriter, pipe};
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
 const MOST: usize = 64;

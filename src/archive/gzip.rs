@@ -6,9 +6,6 @@
 //! that joining them is joining bytes. Several members would join as well and let libdeflate do the
 //! work, twice as fast; but there are readers of layers that stop after the first one.
 
-// Until `commands` calls it.
-#![allow(dead_code)]
-
 use std::io::{self, Read};
 
 use zlib_rs::{Deflate, DeflateFlush};
@@ -54,7 +51,7 @@ pub(crate) fn compress<R: Read + Send, T>(
             .map_err(|error| Error::io(Kind::Local, error))?;
         Ok((!block.is_empty()).then_some(block))
     };
-    let done = workers.in_order(read, Deflater::new, |next| {
+    let done = workers.in_order(read, Deflater::worker, |next| {
         consume(&mut Gzip {
             next,
             crc: crc32fast::Hasher::new(),
@@ -118,7 +115,8 @@ struct Deflater {
 }
 
 impl Deflater {
-    fn new() -> impl FnMut(Vec<u8>) -> Result<Block> {
+    /// A worker's part of [`Workers::in_order`].
+    fn worker() -> impl FnMut(Vec<u8>) -> Result<Block> {
         let mut deflater = Deflater {
             engine: Deflate::new(LEVEL, false, WINDOW_BITS),
             // What cannot be compressed is stored, at a few bytes for each 64 KiB.

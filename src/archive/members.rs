@@ -3,9 +3,6 @@
 //! For tarballs on disk that are then read by offset. Fields are read by the same rules as in
 //! `entries`, so that a tarball has the same members for both.
 
-// Until `commands` calls it.
-#![allow(dead_code)]
-
 use std::io::{self, Read};
 
 use super::header::{BLOCK, Header, until_nul};

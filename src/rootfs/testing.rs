@@ -54,7 +54,7 @@ pub(super) fn proof() -> (Verified, Verified) {
 /// Unpacks and merges layers into `destination`.
 pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
     let report = Report::new(false);
-    let mut rootfs = Rootfs::create(destination, &report)?;
+    let rootfs = Rootfs::create(destination, &report)?;
     let mut unpacked = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         unpacked.push(rootfs.unpack(number, &mut layer.0.as_slice())?);

@@ -3,8 +3,8 @@
 //! A source is told apart by its content, never by its name. Names inside an archive never choose
 //! where something is pushed (GHSA-cvxm-645q-p574): `RepoTags` and `ref.name` are not read.
 
-// Until `commands` calls it.
-#![allow(dead_code, unused_imports)]
+// Parts of it wait for their caller.
+#![allow(dead_code)]
 
 mod docker;
 mod files;
@@ -60,6 +60,7 @@ pub(crate) struct Tree {
 }
 
 /// A manifest or an index with its bytes. Made by [`Stored::new`] alone, which compares the digest.
+#[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
     /// Media type to push it under, digest, size.
