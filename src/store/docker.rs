@@ -112,11 +112,16 @@ fn whole(files: &Files, config: &Digest) -> Result<Option<Tree>> {
     if index.manifests.is_empty() {
         return Ok(None);
     }
-    let tree = match layout::read(files) {
-        Ok(tree) => tree,
-        // Docker saves indexes whose other platforms it does not have, and Docker 25.0 wrote
-        // manifests without layers. What is there of the image itself is enough.
-        Err(_) => match alone(files, &index.manifests, config)? {
+    let read = match layout::distinct(&index).len() {
+        1 => layout::read(files).ok(),
+        // Of several, the one that `manifest.json` is about.
+        _ => None,
+    };
+    // Docker saves indexes whose other platforms it does not have, and Docker 25.0 wrote manifests
+    // without layers. What is there of the image itself is enough.
+    let tree = match read {
+        Some(tree) => tree,
+        None => match alone(files, &index.manifests, config) {
             Some(tree) => tree,
             None => return Ok(None),
         },
@@ -137,24 +142,22 @@ fn whole(files: &Files, config: &Digest) -> Result<Option<Tree>> {
 }
 
 /// The image with this config, looked for in what is there of an index that is not complete.
-fn alone(files: &Files, entries: &[Descriptor], config: &Digest) -> Result<Option<Tree>> {
+fn alone(files: &Files, entries: &[Descriptor], config: &Digest) -> Option<Tree> {
     let mut entries: Vec<Descriptor> = entries.to_vec();
     // Every document is looked at once; an index of indexes of indexes ends here.
     for _ in 0..LAYERS_LIMIT {
-        let Some(entry) = entries.pop() else {
-            return Ok(None);
-        };
+        let entry = entries.pop()?;
         let read = layout::stored(files, &entry.digest, Some(entry.size), &entry.media_type);
         let Ok(stored) = read else { continue };
         match &stored.document {
             Document::Index(index) => entries.extend(index.manifests.iter().cloned()),
             Document::Image(manifest) if manifest.config.digest == *config => {
-                return Ok(layout::tree(files, stored).ok());
+                return layout::tree(files, stored).ok();
             }
             Document::Image(_) => {}
         }
     }
-    Ok(None)
+    None
 }
 
 /// Whether every layer of every image is compressed. Docker without containerd's image store saves
@@ -562,6 +565,14 @@ mod tests {
         let absent = absent.image(&["other platform"]);
         let index = parts.index(&[absent, image.clone()]);
         parts.layout(&[index]);
+        assert_eq!(root(&parts), image["digest"]);
+    }
+
+    #[test]
+    fn of_several_images_in_a_layout_the_saved_one_is_pushed() {
+        let (mut parts, image) = both_forms(&["a"]);
+        let other = parts.image(&["other"]);
+        parts.layout(&[other, image.clone()]);
         assert_eq!(root(&parts), image["digest"]);
     }
 

@@ -118,7 +118,7 @@ fn pointed_to(files: &Files, entry: &Descriptor) -> Result<Stored> {
 }
 
 /// The entries of an index, an image under several names counted once.
-fn distinct(index: &Index) -> Vec<Descriptor> {
+pub(super) fn distinct(index: &Index) -> Vec<Descriptor> {
     let mut seen = BTreeSet::new();
     let entries = index.manifests.iter();
     let entries = entries.filter(|entry| seen.insert(entry.digest.clone()));
