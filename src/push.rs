@@ -2,7 +2,7 @@
 //! that all of it can be read.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::Duration;
 
 use crate::archive::gzip;
@@ -248,17 +248,16 @@ impl Push<'_, '_> {
         progress: &Progress<'_>,
         send: &mut Send<'_>,
     ) -> Result<(Digest, u64)> {
-        let plain = Counted {
-            inner: self.source.open(diff_id)?,
-            progress,
-            at,
-        };
+        let plain = progress.counting(at, self.source.open(diff_id)?);
         let (sent, plain) = gzip::compress(plain, self.compressors, |packed| {
             let mut hashed = Hashed::new(packed);
             send(&mut hashed, None)?;
             Ok(hashed.finish())
         })?;
-        plain.inner.finish().doing(|| self.source.show(diff_id))?;
+        plain
+            .into_inner()
+            .finish()
+            .doing(|| self.source.show(diff_id))?;
         Ok(sent)
     }
 
@@ -283,11 +282,7 @@ impl Push<'_, '_> {
         self.remote.upload(|send| {
             progress.restart(at);
             let mut bytes = open()?;
-            let mut counted = Counted {
-                inner: &mut bytes,
-                progress,
-                at,
-            };
+            let mut counted = progress.counting(at, &mut bytes);
             send(&mut counted, Some(descriptor.size))?;
             let proof = bytes
                 .finish()
@@ -366,20 +361,5 @@ impl Blob<'_> {
 
     fn label(&self) -> String {
         self.name().short()
-    }
-}
-
-/// Bytes on their way to the registry, which the progress bar counts.
-struct Counted<'c, R> {
-    inner: R,
-    progress: &'c Progress<'c>,
-    at: usize,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.progress.advance(self.at, n as u64);
-        Ok(n)
     }
 }

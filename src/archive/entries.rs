@@ -262,17 +262,18 @@ impl<R: BufRead> Entries<R> {
                     read_pax(&header, &mut self.data, &mut self.entry.global)?;
                     self.entry.global.check_global()?;
                 }
-                _ => break,
+                _ => {
+                    self.entry.names(&header, &seen)?;
+                    self.entry
+                        .fields(&header)
+                        .and_then(|()| read_size(&header, &mut self.data, &mut self.entry))
+                        .map_err(|error| error.doing(shown(&self.entry.name)))?;
+                    return Ok(Some((&self.entry, &mut self.data)));
+                }
             }
+            // What speaks for an entry is passed over with its padding.
+            self.data.skip()?;
         }
-        let header = Header::check(&self.header)?;
-        self.entry.names(&header, &seen)?;
-        self.entry
-            .fields(&header)
-            .map_err(|error| error.doing(shown(&self.entry.name)))?;
-        read_size(&header, &mut self.data, &mut self.entry)
-            .map_err(|error| error.doing(shown(&self.entry.name)))?;
-        Ok(Some((&self.entry, &mut self.data)))
     }
 
     /// Whether the block is the first of the two of zeros that end an archive.

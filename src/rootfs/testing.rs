@@ -20,10 +20,23 @@ pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// In shared memory where there is any: for tests that make and remove very many files.
+    pub(super) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        match memory.is_dir() {
+            true => Self::below(memory),
+            false => Self::new(),
+        }
+    }
+
+    fn below(directory: &Path) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("registry-image-rootfs-{}-{n}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = directory.join(name);
         fs::create_dir(&path).unwrap();
         Scratch(path)
     }
@@ -53,8 +66,16 @@ pub(super) fn proof() -> (Verified, Verified) {
 
 /// Unpacks and merges layers into `destination`.
 pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
+    apply_as(destination, layers, true)
+}
+
+/// The same, as on a filesystem that moves directories or does not.
+pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Result<()> {
     let report = Report::new(false);
-    let rootfs = Rootfs::create(destination, &report)?;
+    let mut rootfs = Rootfs::create(destination, &report)?;
+    if !moves {
+        rootfs.keeper.cannot_move_directories();
+    }
     let mut unpacked = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         unpacked.push(rootfs.unpack(number, &mut layer.0.as_slice())?);
