@@ -79,7 +79,9 @@ fn compressors(workers: Workers, image: &Image) -> Workers {
                 .count()
         }
     };
-    Workers::new(workers.count() / plain.clamp(1, workers.count()))
+    // Workers are twice the processors; a compressor waits for nothing but a processor.
+    let most = workers.count().div_ceil(2);
+    Workers::new(most / plain.clamp(1, most))
 }
 
 impl Push<'_, '_> {
@@ -200,13 +202,21 @@ impl Push<'_, '_> {
         let report = self.context.report;
         let bars = blobs.iter().map(|blob| (blob.label(), blob.size()));
         let progress = report.progress(bars);
-        let jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
-        let pushed = self.context.workers.map(&jobs, |(at, blob), _| {
-            self.blob(blob, *at, &progress)
-                .doing(|| format!("push {}", blob.label()))
+        // The largest first: the others fill the time that it takes.
+        let mut jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
+        jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
+        let mut pushed = self.context.workers.map(&jobs, |(at, blob), _| {
+            let descriptor = self
+                .blob(blob, *at, &progress)
+                .doing(|| format!("push {}", blob.label()))?;
+            Ok((*at, descriptor))
         })?;
         progress.finish("pushed");
-        Ok(pushed)
+        pushed.sort_by_key(|(at, _)| *at);
+        Ok(pushed
+            .into_iter()
+            .map(|(_, descriptor)| descriptor)
+            .collect())
     }
 
     fn blob(&self, blob: &Blob, at: usize, progress: &Progress<'_>) -> Result<Descriptor> {
