@@ -127,6 +127,15 @@ impl Url {
         url
     }
 
+    /// The value of a query parameter, as it stands there.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.target.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+    }
+
     pub(crate) fn with_scheme(&self, scheme: Scheme) -> Self {
         Url {
             scheme,

@@ -48,7 +48,15 @@ pub(crate) enum Login {
     Password { username: String, password: Secret },
 }
 
+impl Login {
+    /// Whether this login says which registry is meant: then a bare name is not Docker Hub's.
+    pub(crate) fn names_registry(&self) -> bool {
+        matches!(self, Login::Ecr(_))
+    }
+}
+
 /// The `aws_…` fields.
+#[derive(Clone)]
 pub(crate) struct EcrLogin {
     pub(crate) region: String,
     pub(crate) static_keys: Option<AwsKeys>,
@@ -56,6 +64,7 @@ pub(crate) struct EcrLogin {
     pub(crate) account_id: Option<String>,
 }
 
+#[derive(Clone)]
 pub(crate) struct AwsKeys {
     pub(crate) access_key_id: String,
     pub(crate) secret_access_key: Secret,
@@ -63,6 +72,7 @@ pub(crate) struct AwsKeys {
 }
 
 /// The `azure_…` fields.
+#[derive(Clone)]
 pub(crate) struct AzureLogin {
     pub(crate) client_id: Option<String>,
     pub(crate) tenant_id: Option<String>,
