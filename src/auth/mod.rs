@@ -94,7 +94,7 @@ impl Credentials {
         match self {
             Credentials::Anonymous => "set `source.username` and `source.password`",
             Credentials::Password { .. } | Credentials::RefreshToken(_) => {
-                "check `source.username` and `source.password`"
+                "check `source.username` and `source.password`, and what they may do there"
             }
             Credentials::Ecr(_) => {
                 "check what the repository's policy and this identity's own (`ecr:…`) allow"
@@ -269,7 +269,8 @@ impl<'a> Authenticator<'a> {
                     *lock(&self.method) = Method::Basic;
                     Ok(value)
                 }
-                _ => Err(self.denied("the registry does not accept this login")),
+                Some(_) => Err(self.denied("the registry does not accept this login")),
+                None => Err(self.denied("the registry wants a login")),
             };
         }
         Err(self.denied("the registry refuses, without saying how to log in"))
@@ -301,10 +302,14 @@ impl<'a> Authenticator<'a> {
     }
 
     fn denied(&self, why: &str) -> Error {
-        let error = Error::new(
+        self.advise(Error::new(
             Kind::Denied,
             format!("{}: {why}", self.registry.authority()),
-        );
+        ))
+    }
+
+    /// Adds to a refusal what its reader may try.
+    pub(crate) fn advise(&self, error: Error) -> Error {
         error.advise(self.credentials.advice())
     }
 }

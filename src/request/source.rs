@@ -41,6 +41,10 @@ pub(crate) enum Follow<'a> {
 }
 
 /// How to log in to the registry.
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) enum Login {
     Anonymous,
     Azure(AzureLogin),
@@ -86,6 +90,10 @@ pub(crate) struct Mirror {
 }
 
 /// `content_trust`.
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) struct ContentTrust {
     pub(crate) server: Option<String>,
     pub(crate) repository_key_id: String,
