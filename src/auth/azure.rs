@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::{patiently, without_secrets};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Client, Payload, Request, Response, Scheme, Url, Waits, encode, problem_saying};
+use crate::oci::json;
 use crate::oci::reference::Repository;
 use crate::request::AzureLogin;
 use crate::retry::Patience;
@@ -320,8 +321,7 @@ fn token(
     body: &[u8],
     which: impl FnOnce(Answer) -> Option<String>,
 ) -> std::result::Result<Secret, &'static str> {
-    let answer: Answer =
-        serde_json::from_slice(body).map_err(|_| "with something else than a token")?;
+    let answer: Answer = json::object(body).map_err(|_| "with something else than a token")?;
     let token = which(answer).filter(|token| !token.is_empty());
     let token = token.ok_or("without a token in it")?;
     match token.bytes().all(|b| b.is_ascii_graphic()) {
@@ -340,7 +340,7 @@ fn life(client: &Client<'_>, token: &Secret) -> Option<Duration> {
     let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(payload.trim_end_matches('='))
         .ok()?;
-    let claims: Claims = serde_json::from_slice(&payload).ok()?;
+    let claims: Claims = json::object(&payload).ok()?;
     let ends = UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(claims.exp).ok()?)?;
     let life = ends.duration_since(client.context().clock.now()).ok()?;
     Some(life - MARGIN.min(life / 2))

@@ -17,7 +17,7 @@ use std::time::Duration;
 use base64::Engine as _;
 
 use crate::context::Env;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Again, Error, Kind, Result};
 use crate::http::{Client, Response, Url};
 use crate::oci::reference::Repository;
 use crate::request::Login;
@@ -147,6 +147,10 @@ fn basic(username: &str, password: &Secret) -> Secret {
 }
 
 /// Runs `attempt` at a service until it succeeds or trying again cannot help.
+///
+/// # Errors
+/// The last failure, as one of the login: it was tried long enough, so whoever asked for the login
+/// does not try again, and what is missing at the service is not what they look for.
 fn patiently<T>(
     client: &Client<'_>,
     patience: Patience,
@@ -159,7 +163,15 @@ fn patiently<T>(
         gate.pass(context.clock);
         match attempt() {
             Ok(answer) => return Ok(answer),
-            Err(error) => attempts.wait_after(error, &gate, context.report)?,
+            Err(error) => attempts
+                .wait_after(error, &gate, context.report)
+                .map_err(|error| {
+                    let error = match error.is_missing() {
+                        true => Error::registry(error.to_string()),
+                        false => error,
+                    };
+                    error.again(Again::Never)
+                })?,
         }
     }
 }

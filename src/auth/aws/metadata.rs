@@ -10,6 +10,7 @@ use super::keys::Keys;
 use crate::auth::patiently;
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Request, Url, Waits, encode, ip_literal, problem};
+use crate::oci::json;
 use crate::retry::Patience;
 use crate::secret::Secret;
 
@@ -161,15 +162,15 @@ pub(super) fn instance(aws: &Aws<'_>) -> Result<Keys> {
                 .header("x-aws-ec2-metadata-token", session.expose())
                 .within(WAITS)
                 .bound_to_origin();
-            fetch(aws, "GET", url, request)
+            fetch(aws, "GET", url, request).map_err(|error| match error.is_missing() {
+                true => error.advise("give the instance a role (an instance profile)"),
+                false => error,
+            })
         })
         .doing(|| "EC2 instance metadata")
     };
     let roles = at("/latest/meta-data/iam/security-credentials/")?;
-    let listed = get(&roles).map_err(|error| match error.is_missing() {
-        true => error.advise("give the instance a role (an instance profile)"),
-        false => error,
-    })?;
+    let listed = get(&roles)?;
     let listed = String::from_utf8_lossy(&listed);
     let name = listed.lines().next().unwrap_or_default().trim();
     if name.is_empty() {
@@ -218,8 +219,7 @@ fn fetch(aws: &Aws<'_>, method: &str, url: &Url, request: Request<'_>) -> Result
 
 fn keys(body: &[u8], whose: &str) -> Result<Keys> {
     let unreadable = |why: &str| Error::registry(format!("the answer {why}"));
-    let answer: Answer =
-        serde_json::from_slice(body).map_err(|_| unreadable("is no credentials"))?;
+    let answer: Answer = json::object(body).map_err(|_| unreadable("is no credentials"))?;
     if let Some(code) = answer.code.filter(|code| code != "Success") {
         let message = answer.message.unwrap_or_default();
         return Err(Error::new(Kind::Denied, format!("{code}: {message}")).doing(whose.to_owned()));

@@ -23,6 +23,7 @@ use super::file;
 use crate::context::Env;
 use crate::error::{Doing, Error, Result};
 use crate::http::{Client, Scheme, Url};
+use crate::oci::json;
 use crate::oci::reference::Repository;
 use crate::request::EcrLogin;
 use crate::secret::Secret;
@@ -319,8 +320,8 @@ fn authorization_token(aws: &Aws<'_>, keys: &Keys) -> Result<(Password, Result<S
         refused.of(keys, advice)
     })?;
     let unreadable = |why: &str| Error::registry(format!("ECR answers {why}"));
-    let answer: Answer = serde_json::from_slice(&answer)
-        .map_err(|_| unreadable("with something else than a login"))?;
+    let answer: Answer =
+        json::object(&answer).map_err(|_| unreadable("with something else than a login"))?;
     let data = answer
         .authorization_data
         .into_iter()
