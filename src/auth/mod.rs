@@ -167,7 +167,7 @@ fn patiently<T>(
                 .wait_after(error, &gate, context.report)
                 .map_err(|error| {
                     let error = match error.is_missing() {
-                        true => Error::registry(error.to_string()),
+                        true => error.of_kind(Kind::Registry),
                         false => error,
                     };
                     error.again(Again::Never)

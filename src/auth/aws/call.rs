@@ -182,7 +182,7 @@ impl Call<'_> {
             Again::Never if PASSING.contains(&code) => Again::Later { after: None },
             again => again,
         };
-        let error = Error::new(kind, error.to_string()).again(again);
+        let error = error.of_kind(kind).again(again);
         let about_time = match code {
             "RequestTimeTooSkewed" => true,
             "SignatureDoesNotMatch" | "InvalidSignatureException" | "RequestExpired" => {
