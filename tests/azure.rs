@@ -389,9 +389,24 @@ fn a_metadata_service_that_does_not_answer_is_given_up_in_seconds() {
     azure.check(json!({})).run().fails_with(&format!(
         "check: {HOST}/team/app: look up 1: HEAD https://{HOST}/v2/team/app/manifests/1: log in to {HOST} with this machine's \
          own identity: get a token for it: GET {METADATA}: no answer within 5 s (tried once); \
-         managed identities work on machines in Azure, where 169.254.169.254 can be reached"
+         managed identities work on machines in Azure, where 169.254.169.254 can be reached, \
+         without a proxy"
     ));
     assert!(started.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn a_proxy_that_cannot_reach_the_metadata_service_is_named_in_a_minute() {
+    let azure = setup().start(|_| reply(504, ""));
+    let output = azure.check(json!({})).run();
+    output.fails();
+    let messages = output.messages();
+    let last = messages.lines().last().unwrap();
+    assert!(
+        last.contains(&format!("GET {METADATA}: 504 Gateway Timeout ("))
+            && last.ends_with(" tries without progress); add `169.254.169.254` to `no_proxy`"),
+        "{last}"
+    );
 }
 
 #[test]

@@ -597,8 +597,11 @@ fn a_metadata_service_that_is_busy_is_asked_again_and_one_without_a_role_is_not(
         "PUT" => reply(200, "imds-session"),
         _ => reply(404, ""),
     });
+    let start = "check: log in to Amazon ECR: no keys in `source`, the environment or a profile \
+                 (looked in no files, as neither `HOME` nor `AWS_CONFIG_FILE` is set), so the \
+                 machine's:";
     program(&roleless).run().fails_ending_with(&format!(
-        "check: log in to Amazon ECR: EC2 instance metadata: GET \
+        "{start} EC2 instance metadata: GET \
          {}/latest/meta-data/iam/security-credentials/: 404 Not Found; give the instance a role \
          (an instance profile)",
         roleless.url()
@@ -612,11 +615,11 @@ fn a_metadata_service_that_is_busy_is_asked_again_and_one_without_a_role_is_not(
         ),
         other => other,
     });
-    program(&broken).run().fails_ending_with(
-        "check: log in to Amazon ECR: EC2 instance metadata: the instance's role `ci role`: \
+    program(&broken).run().fails_ending_with(&format!(
+        "{start} EC2 instance metadata: the instance's role `ci role`: \
          AssumeRoleUnauthorizedAccess: EC2 cannot assume the role; set \
          `source.aws_access_key_id` and `source.aws_secret_access_key`, or give this worker a role",
-    );
+    ));
 }
 
 #[test]
@@ -629,25 +632,58 @@ fn a_metadata_service_that_does_not_answer_is_given_up_in_two_seconds() {
         .real_clock()
         .run();
     output.fails_with(
-        "check: log in to Amazon ECR: no credentials: none in `source`, none in the environment, \
-         none in a profile (looked in no files, as neither `HOME` nor `AWS_CONFIG_FILE` is set), \
-         and EC2 instance metadata: PUT http://169.254.169.254/latest/api/token: no answer within \
-         2 s (tried once); in a container the instance's metadata hop limit must be 2 \
-         (`http-put-response-hop-limit`); set `source.aws_access_key_id` and \
-         `source.aws_secret_access_key`, or give this worker a role",
+        "check: log in to Amazon ECR: no keys in `source`, the environment or a profile (looked in \
+         no files, as neither `HOME` nor `AWS_CONFIG_FILE` is set), so the machine's: EC2 instance \
+         metadata: PUT http://169.254.169.254/latest/api/token: no answer within 2 s (tried once); \
+         on EC2, a container needs a metadata hop limit of 2 (`http-put-response-hop-limit`); \
+         elsewhere set `source.aws_access_key_id` and `source.aws_secret_access_key`",
     );
     assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn a_metadata_service_that_does_not_end_its_answer_is_given_up_in_seconds() {
+    let aws = aws_with(PASSWORD, open, |_| Reply::Unfinished);
+    let started = Instant::now();
+    let output = aws
+        .check(json!({}))
+        .env("AWS_EC2_METADATA_DISABLED", "")
+        .real_clock()
+        .run();
+    output.fails();
+    assert!(
+        output.messages().contains("the answer did not end in time"),
+        "{}",
+        output.messages()
+    );
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn a_proxy_that_cannot_reach_the_metadata_service_is_named() {
+    let aws = aws_with(PASSWORD, open, |_| reply(504, ""));
+    let output = aws
+        .check(json!({}))
+        .env("AWS_EC2_METADATA_DISABLED", "")
+        .run();
+    output.fails();
+    let messages = output.messages();
+    let last = messages.lines().last().unwrap();
+    assert!(
+        last.contains("PUT http://169.254.169.254/latest/api/token: 504 Gateway Timeout (")
+            && last.ends_with(" tries without progress); add `169.254.169.254` to `no_proxy`"),
+        "{last}"
+    );
 }
 
 #[test]
 fn without_any_credentials_every_place_is_named() {
     let aws = aws(open);
     aws.check(json!({})).env("HOME", "/nowhere").run().fails_with(
-        "check: log in to Amazon ECR: no credentials: none in `source`, none in the environment, \
-         none in a profile (looked in `/nowhere/.aws/config` and `/nowhere/.aws/credentials`), and \
-         the EC2 metadata service is not asked, as the environment's `AWS_EC2_METADATA_DISABLED` \
-         says; set `source.aws_access_key_id` and `source.aws_secret_access_key`, or give this \
-         worker a role",
+        "check: log in to Amazon ECR: no keys in `source`, the environment or a profile (looked in \
+         `/nowhere/.aws/config` and `/nowhere/.aws/credentials`), so the machine's: the EC2 \
+         metadata service is not asked, as the environment's `AWS_EC2_METADATA_DISABLED` says; set \
+         `source.aws_access_key_id` and `source.aws_secret_access_key`, or give this worker a role",
     );
 }
 

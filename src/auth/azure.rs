@@ -161,6 +161,13 @@ impl Acr {
             let error = problem_saying("GET", &url, response, clock, |response| {
                 without_secrets(said(response), [value])
             });
+            let error = match status {
+                400..=403 => error.advise(self.identity_advice()),
+                502..=504 if client.is_proxied(&url) => {
+                    error.advise(format!("add `{}` to `no_proxy`", url.host()))
+                }
+                _ => error,
+            };
             Err(match error.can_try_again() {
                 // While it starts or is renewed, it answers so (at most 70 s, says its page).
                 Again::Never if matches!(status, 404 | 410 | 500..=599) => {
@@ -169,24 +176,25 @@ impl Acr {
                 _ => error,
             })
         })
-        .map_err(|error| self.explained(error))
+        .map_err(|error| match error.kind() {
+            Kind::Network => error.advise(format!(
+                "managed identities work on machines in Azure, where {} can be reached, without a proxy",
+                url.host()
+            )),
+            _ => error,
+        })
         .doing(|| "get a token for it")?;
         token(&body, |answer| answer.access_token).map_err(|why| {
             Error::registry(format!("{url} answers {why}")).doing("get a token for it")
         })
     }
 
-    fn explained(&self, error: Error) -> Error {
-        match error.kind() {
-            Kind::Network => error.advise(
-                "managed identities work on machines in Azure, where 169.254.169.254 can be reached",
-            ),
-            _ if self.login.client_id.is_some() => {
-                error.advise("check that `source.azure_client_id` is an identity of this machine")
+    fn identity_advice(&self) -> &'static str {
+        match self.login.client_id {
+            Some(_) => "check that `source.azure_client_id` is an identity of this machine",
+            None => {
+                "give this machine an identity, or name one of several in `source.azure_client_id`"
             }
-            _ => error.advise(
-                "give this machine an identity, or name one of several in `source.azure_client_id`",
-            ),
         }
     }
 

@@ -100,7 +100,7 @@ pub(crate) struct Request<'a> {
     bound: bool,
 }
 
-/// How long a server has to accept a connection, and how long it may then be silent.
+/// How long a server has to accept a connection, and then to begin its answer and to end it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Waits {
     pub(crate) connect: Duration,
@@ -449,6 +449,7 @@ impl<'a> Client<'a> {
         let config = self.agent.configure_request(request);
         let config = config.timeout_connect(Some(waits.connect));
         let config = config.timeout_recv_response(Some(waits.answer));
+        let config = config.timeout_recv_body(Some(waits.answer));
         self.agent.run(config.build())
     }
 
@@ -609,6 +610,7 @@ fn network_error(error: ureq::Error, waits: Waits) -> Error {
         ureq::Error::Timeout(ureq::Timeout::RecvResponse) => {
             later(&format!("no answer within {} s", waits.answer.as_secs()))
         }
+        ureq::Error::Timeout(ureq::Timeout::RecvBody) => later("the answer did not end in time"),
         ureq::Error::Timeout(_) => later(&format!("not a byte for {} s", STALL.as_secs())),
         ureq::Error::ConnectionFailed => later("the connection failed"),
         ureq::Error::Protocol(error) => {

@@ -76,6 +76,8 @@ pub enum Reply {
     },
     /// Nothing, while the connection stays open.
     Silence,
+    /// The head and a part of the body, and no more.
+    Unfinished,
 }
 
 pub fn reply(status: u16, body: impl Into<String>) -> Reply {
@@ -164,7 +166,10 @@ fn serve(shared: &Shared, mut socket: TcpStream) -> io::Result<()> {
             return tunnel(shared, socket, &seen.target);
         }
         match (shared.script)(&seen) {
-            Reply::Silence => {
+            stalled @ (Reply::Silence | Reply::Unfinished) => {
+                if matches!(stalled, Reply::Unfinished) {
+                    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")?;
+                }
                 let mut rest = [0; 1024];
                 while socket.read(&mut rest)? > 0 {}
                 return Ok(());

@@ -7,7 +7,7 @@ use super::profile::{self, Profiles};
 use super::sts::{self, Role};
 use crate::auth::file;
 use crate::context::Env;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::request::EcrLogin;
 use crate::secret::Secret;
 
@@ -59,23 +59,18 @@ pub(super) fn find(aws: &Aws<'_>, login: &EcrLogin) -> Result<Keys> {
         )
     });
     // 6. The machine's role.
-    metadata::instance(aws).map_err(|error| none_found(error, &profiles))
-}
-
-fn none_found(error: Error, profiles: &Profiles) -> Error {
-    let looked_at = &profiles.looked_at;
-    let advice = "set `source.aws_access_key_id` and `source.aws_secret_access_key`, or give this worker a role";
-    match error.kind() {
-        // The metadata service is there: what it says is the reason.
-        Kind::Denied | Kind::Missing | Kind::Registry => error,
-        kind => Error::new(
-            kind,
+    metadata::instance(aws)
+        .map_err(|error| {
+            error.advise(
+                "set `source.aws_access_key_id` and `source.aws_secret_access_key`, or give this worker a role",
+            )
+        })
+        .doing(|| {
             format!(
-                "no credentials: none in `source`, none in the environment, none in a profile (looked in {looked_at}), and {error}"
-            ),
-        ),
-    }
-    .advise(advice)
+                "no keys in `source`, the environment or a profile (looked in {}), so the machine's",
+                profiles.looked_at
+            )
+        })
 }
 
 /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.

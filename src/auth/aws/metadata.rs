@@ -150,7 +150,7 @@ pub(super) fn instance(aws: &Aws<'_>) -> Result<Keys> {
     let session = session(aws, &at("/latest/api/token")?).map_err(|error| {
         let error = match error.kind() {
             Kind::Network => error.advise(
-                "in a container the instance's metadata hop limit must be 2 (`http-put-response-hop-limit`)",
+                "on EC2, a container needs a metadata hop limit of 2 (`http-put-response-hop-limit`); elsewhere set `source.aws_access_key_id` and `source.aws_secret_access_key`",
             ),
             _ => error,
         };
