@@ -2,12 +2,12 @@
 //! that all of it can be read.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::Duration;
 
 use crate::archive::gzip;
 use crate::context::Context;
-use crate::error::{Again, Doing, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Checked, Digest, Hashed};
 use crate::oci::manifest::Descriptor;
@@ -15,7 +15,7 @@ use crate::oci::reference::{Reference, Tag};
 use crate::registry::{Remote, Send};
 use crate::report::Progress;
 use crate::store::{self, Image, Layer, Loose, Stored, Tree};
-use crate::workers::pipe;
+use crate::workers::Workers;
 
 /// Registries are eventually consistent: a tag that was just put may not be readable at once.
 const READ_BACK: Duration = Duration::from_secs(60);
@@ -40,6 +40,7 @@ pub(crate) fn push(
         context,
         remote,
         source,
+        compressors: compressors(context.workers, source.image()),
     };
     let root = match source.image() {
         Image::Tree(tree) => push.tree(tree)?,
@@ -63,6 +64,22 @@ struct Push<'p, 'a> {
     context: &'p Context<'p>,
     remote: &'p Remote<'a>,
     source: &'p store::Source,
+    /// Threads that compress one layer.
+    compressors: Workers,
+}
+
+/// Layers are compressed side by side; where there are few of them, each gets more of the workers.
+fn compressors(workers: Workers, image: &Image) -> Workers {
+    let plain = match image {
+        Image::Tree(_) => 0,
+        Image::Loose(loose) => {
+            let layers = loose.layers.iter();
+            layers
+                .filter(|layer| matches!(layer, Layer::Plain { .. }))
+                .count()
+        }
+    };
+    Workers::new(workers.count() / plain.clamp(1, workers.count()))
 }
 
 impl Push<'_, '_> {
@@ -231,29 +248,17 @@ impl Push<'_, '_> {
         progress: &Progress<'_>,
         send: &mut Send<'_>,
     ) -> Result<(Digest, u64)> {
-        let mut plain = self.source.open(diff_id)?;
-        let (compressed, sent) = pipe(
-            |writer| {
-                let counted = Counted {
-                    inner: &mut plain,
-                    progress,
-                    at,
-                };
-                gzip::compress(counted, writer)?;
-                plain.finish().doing(|| self.source.show(diff_id))
-            },
-            |reader| {
-                let mut hashed = Hashed::new(reader);
-                send(&mut hashed, None)?;
-                Ok(hashed.finish())
-            },
-        );
-        match (compressed, sent) {
-            // A connection that broke stops the compression: it is the reason.
-            (_, Err(error)) if error.can_try_again() != Again::Never => Err(error),
-            (Err(error), _) | (_, Err(error)) => Err(error),
-            (Ok(_), Ok(sent)) => Ok(sent),
-        }
+        let plain = progress.counting(at, self.source.open(diff_id)?);
+        let (sent, plain) = gzip::compress(plain, self.compressors, |packed| {
+            let mut hashed = Hashed::new(packed);
+            send(&mut hashed, None)?;
+            Ok(hashed.finish())
+        })?;
+        plain
+            .into_inner()
+            .finish()
+            .doing(|| self.source.show(diff_id))?;
+        Ok(sent)
     }
 
     fn unless_there<R: Read>(
@@ -277,11 +282,7 @@ impl Push<'_, '_> {
         self.remote.upload(|send| {
             progress.restart(at);
             let mut bytes = open()?;
-            let mut counted = Counted {
-                inner: &mut bytes,
-                progress,
-                at,
-            };
+            let mut counted = progress.counting(at, &mut bytes);
             send(&mut counted, Some(descriptor.size))?;
             let proof = bytes
                 .finish()
@@ -360,20 +361,5 @@ impl Blob<'_> {
 
     fn label(&self) -> String {
         self.name().short()
-    }
-}
-
-/// Bytes on their way to the registry, which the progress bar counts.
-struct Counted<'c, R> {
-    inner: R,
-    progress: &'c Progress<'c>,
-    at: usize,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.progress.advance(self.at, n as u64);
-        Ok(n)
     }
 }

@@ -85,17 +85,17 @@ const RULES: &[Rule] = &[
     // Threads.
     rule(
         Seen::Path(&["thread", "spawn"]),
-        &["src/workers.rs"],
+        &["src/workers.rs", "src/workers/"],
         THREADS,
     ),
     rule(
         Seen::Path(&["thread", "scope"]),
-        &["src/workers.rs"],
+        &["src/workers.rs", "src/workers/"],
         THREADS,
     ),
     rule(
         Seen::Path(&["thread", "Builder"]),
-        &["src/workers.rs"],
+        &["src/workers.rs", "src/workers/"],
         THREADS,
     ),
     rule(Seen::Path(&["thread", "*"]), &[], GLOBS),

@@ -11,8 +11,8 @@
 mod common;
 
 use common::{
-    Authority, Canary, Fault, Identity, Program, Registry, TempDir, assert_lines, assert_tree,
-    gzip, image, index, layer, node, noise, normalise, sha256, tree,
+    Authority, Canary, Fault, Identity, Program, Proxy, Registry, TempDir, assert_lines,
+    assert_tree, gzip, image, index, layer, node, noise, normalise, sha256, tree,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -713,6 +713,45 @@ fn a_plain_request_to_a_tls_registry_is_told_so() {
         (registry.plain_requests(), registry.requests().len()),
         (1, 0)
     );
+}
+
+// Proxies.
+
+#[test]
+fn a_proxy_leads_every_name_to_the_fixture() {
+    let authority = Authority::new("fixture CA");
+    let identity = authority.identity(&["registry.test"]);
+    let secure = Registry::setup()
+        .tls(identity.server())
+        .name("registry.test")
+        .start();
+    let digest = secure.put_image("a", "1", &image([]).oci());
+    let request = json!({"source": {"repository": "registry.test/a", "tag": "1",
+                                    "ca_certs": [authority.pem()]}});
+    let proxy = Proxy::with_credentials(&secure, "user", "pass");
+    let url = proxy.url().replace("http://", "http://user:pass@");
+    let output = Program::check(request.clone())
+        .env("https_proxy", url)
+        .against(&secure)
+        .run();
+    output.succeeds_with(json!([{"tag": "1", "digest": digest}]));
+    assert_eq!(proxy.lines(), ["CONNECT registry.test:443 200"]);
+    Program::check(request)
+        .env("https_proxy", proxy.url())
+        .run()
+        .fails();
+    assert_eq!(proxy.lines()[1], "CONNECT registry.test:443 407");
+
+    let plain = Registry::setup().name("registry.test").start();
+    let proxy = Proxy::start(&plain);
+    let mut client = TcpStream::connect(proxy.host()).unwrap();
+    let request = "GET http://registry.test/v2/ HTTP/1.1\r\nHost: registry.test\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert_eq!(proxy.lines(), ["GET http://registry.test/v2/ 200"]);
+    assert_eq!(plain.lines(), ["GET /v2/ 200"]);
 }
 
 #[test]

@@ -91,6 +91,8 @@ impl<'a> Merge<'a> {
     pub(super) fn run(mut self) -> Result<()> {
         self.link()?;
         self.remove()?;
+        // What was opened of the layer may move: it must be as it should be.
+        self.upper.close()?;
         let walk = Walk {
             own: Vec::new(),
             from: TREE.as_bytes().to_vec(),
@@ -131,9 +133,7 @@ impl<'a> Merge<'a> {
             unlinkat(&above, name, AtFlags::empty())
                 .and_then(|()| linkat(&*directory, &target_name, &above, name, AtFlags::empty()))
                 .map_err(|error| failed(error, "link", place))
-        })?;
-        // These directories may move: they must be as they should be.
-        self.upper.close()
+        })
     }
 
     /// The file below that a hard link means: its directory and its name there.
@@ -383,15 +383,16 @@ impl<'a> Merge<'a> {
 
     /// Moves a whole subtree if nothing is in its place; `false` when a directory is.
     fn move_directory(&mut self, both: &Both<'_>, name: &[u8]) -> Result<bool> {
-        match both.move_whole(name) {
+        match self.move_whole(both, name) {
             Ok(()) => return Ok(true),
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-            Err(Errno::XDEV) => return self.make_below(both, name).map(|()| false),
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::XDEV) => {}
             Err(error) => return Err(both.failed(error, name)),
         }
-        let stat = statat(both.lower, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| both.failed(error, name))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
+        let kind = match statat(both.lower, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(Errno::NOENT) => return self.make_below(both, name).map(|()| false),
+            Err(error) => return Err(both.failed(error, name)),
+        };
         if kind == FileType::Directory {
             return Ok(false);
         }
@@ -407,9 +408,23 @@ impl<'a> Merge<'a> {
             return Ok(true);
         }
         unlinkat(both.lower, name, AtFlags::empty()).map_err(|error| both.failed(error, name))?;
-        both.move_whole(name)
-            .map_err(|error| both.failed(error, name))?;
-        Ok(true)
+        match self.move_whole(both, name) {
+            Ok(()) => Ok(true),
+            Err(Errno::XDEV) => self.make_below(both, name).map(|()| false),
+            Err(error) => Err(both.failed(error, name)),
+        }
+    }
+
+    /// Renames a directory if its name is free below.
+    fn move_whole(&self, both: &Both<'_>, name: &[u8]) -> std::result::Result<(), Errno> {
+        if !self.keeper.moves_directories() {
+            return Err(Errno::XDEV);
+        }
+        let moved = both.move_whole(name);
+        if moved == Err(Errno::XDEV) {
+            self.keeper.cannot_move_directories();
+        }
+        moved
     }
 
     /// For filesystems on which a directory cannot be moved (EXDEV on some overlays): one is made,
@@ -421,8 +436,10 @@ impl<'a> Merge<'a> {
         let upper = self.upper.get(upper)?;
         let (mode, mtime): (u32, Timespec) = (upper.mode, upper.mtime);
         let lower = self.lower.directory(&both.walk.to)?;
-        self.lower.make(lower, name, mode, mtime)?;
-        self.describe(&walk)
+        match self.lower.make(lower, name, mode, mtime)? {
+            Some(_) => self.describe(&walk),
+            None => Err(both.failed(Errno::EXIST, name)),
+        }
     }
 
     /// Sets a subtree aside whose place is behind a symlink of a lower layer.

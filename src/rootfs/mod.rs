@@ -12,6 +12,8 @@
 mod merge;
 mod meta;
 mod path;
+#[cfg(test)]
+mod random;
 mod records;
 mod remove;
 #[cfg(test)]

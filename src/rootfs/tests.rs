@@ -20,20 +20,6 @@ fn assert_tree<const N: usize>(layers: &[Layer], expected: [&str; N]) {
     assert_eq!(found[1..], expected, "{layers:?}");
 }
 
-impl std::fmt::Debug for Layer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for block in self
-            .0
-            .chunks(512)
-            .filter(|block| &block[257..262] == b"ustar")
-        {
-            let name = block[..100].split(|byte| *byte == 0).next().unwrap();
-            write!(f, "{}:{} ", char::from(block[156]), name.escape_ascii())?;
-        }
-        f.write_str("| ")
-    }
-}
-
 #[test]
 fn a_whiteout_never_removes_what_its_own_layer_added() {
     let lower = layer().dir("etc").file("etc/a", "old").file("etc/b", "old");

@@ -7,17 +7,18 @@
 //! it: layers that are plain are compressed on the way, and a manifest is made.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::Files;
+use super::files::{Body, Files};
 use super::layout::{self, check_count, named, required};
 use super::members::Name;
 use super::{Image, Layer, Loose, Stored, Tree};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::archive::{Compression, decode};
+use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
-use crate::oci::digest::{Algorithm, Digest, Hasher};
+use crate::oci::digest::{Algorithm, Checked, Digest, Hasher};
 use crate::oci::manifest::{
     DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Document, OCI_CONFIG, OCI_MANIFEST,
 };
@@ -167,7 +168,7 @@ fn is_compressed(files: &Files, tree: &Tree) -> Result<bool> {
             // An attestation's layer is a JSON document: it stays what it is.
             if layer.media_type.contains(".tar") && layer.urls.is_empty() {
                 let name = layout::blob_name(&layer.digest)?;
-                if packing(files, &name)? == Packing::Plain {
+                if compression(files, &name)? == Compression::None {
                     return Ok(false);
                 }
             }
@@ -249,20 +250,20 @@ fn layer(
             _ => Err(Error::local("there is no such file").doing(files.show(name))),
         };
     };
-    let media_type = match packing(files, name)? {
-        Packing::Plain => {
+    let media_type = match compression(files, name)? {
+        Compression::None => {
             return Ok(Layer::Plain {
                 diff_id: diff_id.clone(),
                 size,
             });
         }
-        Packing::Gzip => DOCKER_GZIP,
+        Compression::Gzip => DOCKER_GZIP,
         // Docker's own types know no zstd: such an image gets an OCI manifest.
-        Packing::Zstd => OCI_ZSTD,
+        Compression::Zstd => OCI_ZSTD,
     };
     let digest = match digest_of_name(name) {
         Some(digest) => digest,
-        None => hash(files, name)?,
+        None => hash(files, name, diff_id).doing(|| files.show(name))?,
     };
     Ok(Layer::Ready(descriptor(media_type, digest, size)))
 }
@@ -273,41 +274,41 @@ fn digest_of_name(name: &Name) -> Option<Digest> {
     Digest::parse(&format!("{algorithm}:{hex}")).ok()
 }
 
-fn hash(files: &Files, name: &Name) -> Result<Digest> {
-    let mut body = files
-        .open(name)?
-        .ok_or_else(|| Error::local("there is no such file").doing(files.show(name)))?;
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match body.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::io(Kind::Local, error).doing(files.show(name))),
-        }
+/// The digest of a compressed layer that has no digest for a name. All that is known of it is its
+/// diff_id, so the plain bytes are compared with that.
+fn hash(files: &Files, name: &Name, diff_id: &Digest) -> Result<Digest> {
+    let mut packed = Hashing {
+        body: opened(files, name)?,
+        hasher: Hasher::new(Algorithm::Sha256),
+    };
+    let plain = decode(&mut packed)?;
+    Checked::new(plain, diff_id, None).finish()?;
+    // The decoder has read on to the end.
+    Ok(packed.hasher.finish())
+}
+
+struct Hashing {
+    body: Body,
+    hasher: Hasher,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.body.read(buf)?;
+        self.hasher.update(buf.get(..n).unwrap_or_default());
+        Ok(n)
     }
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Packing {
-    Plain,
-    Gzip,
-    Zstd,
+/// Told by the first bytes.
+fn compression(files: &Files, name: &Name) -> Result<Compression> {
+    let decoder = decode(opened(files, name)?).doing(|| files.show(name))?;
+    Ok(decoder.compression())
 }
 
-// Stand-in until `crate::archive::decode` is there: the magic bytes of RFC 1952 and RFC 8878.
-fn packing(files: &Files, name: &Name) -> Result<Packing> {
-    let mut magic = Vec::new();
-    if let Some(body) = files.open(name)? {
-        let read = body.take(4).read_to_end(&mut magic);
-        read.doing(|| files.show(name))?;
-    }
-    Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => Packing::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Packing::Zstd,
-        _ => Packing::Plain,
-    })
+fn opened(files: &Files, name: &Name) -> Result<Body> {
+    let body = files.open(name)?;
+    body.ok_or_else(|| Error::local("there is no such file").doing(files.show(name)))
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
@@ -391,7 +392,7 @@ mod tests {
     use super::*;
     use crate::oci::manifest::OCI_INDEX;
     use crate::store::samples::{
-        Part as Piece, Parts, Scratch, TAR, config, gzip, key, layer, loose, read, tree,
+        Part as Piece, Parts, Scratch, TAR, config, gzip, key, layer, loose, read, tree, zstd,
     };
 
     /// The old form of `docker save`: an upper layer that is like a lower one is a link to it.
@@ -513,7 +514,7 @@ mod tests {
     #[test]
     fn a_zstd_layer_makes_an_oci_manifest() {
         let mut parts = old_form(&["a", "bb"]);
-        parts.file(&format!("{:064}/layer.tar", 1), [0x28, 0xb5, 0x2f, 0xfd, 0]);
+        parts.file(&format!("{:064}/layer.tar", 1), zstd(&layer("bb")));
         let scratch = Scratch::new();
         let source = scratch.tarball(&parts).unwrap();
         let loose = loose(&source);
@@ -526,6 +527,26 @@ mod tests {
         let types = layers.map(|layer| layer.media_type);
         assert_eq!(types, [OCI_GZIP.to_owned(), OCI_ZSTD.to_owned()]);
         assert_eq!(loose.config_descriptor.media_type, OCI_CONFIG);
+    }
+
+    #[test]
+    fn a_compressed_layer_that_holds_other_bytes_is_refused() {
+        let mut parts = old_form(&["a", "bb"]);
+        let name = format!("{:064}/layer.tar", 1);
+        for (bytes, why) in [
+            (gzip(&layer("cc")), "the bytes are not the ones asked for"),
+            (
+                gzip(&layer("bb"))[..50].to_vec(),
+                "the gzip stream ends in the middle",
+            ),
+            (b"\xfd7zXZ\0...".to_vec(), "it is compressed with xz"),
+        ] {
+            parts.file(&name, bytes);
+            let scratch = Scratch::new();
+            let text = scratch.text(scratch.tarball(&parts));
+            let expected = format!("read image `/image.tar`: `{name}` in `/image.tar`: {why}");
+            assert!(text.starts_with(&expected), "{text}\n{expected}");
+        }
     }
 
     #[test]

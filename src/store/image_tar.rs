@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tar::{EntryType, Header};
 
 use super::layout_writer::{Annotations, create, index_of, listed, to_json};
 use super::writing::{BlobWriter, Done};
@@ -31,6 +30,8 @@ const OCTAL_LIMIT: u64 = 0o777_7777_7777;
 
 /// A header has so many bytes for a name; longer ones (sha512) come in a PAX record.
 const NAME_FIELD: usize = 100;
+
+const CHECKSUM: std::ops::Range<usize> = 148..156;
 
 /// A tarball that is being written, under a name of its own until it is whole.
 pub(crate) struct ImageTar {
@@ -235,8 +236,7 @@ impl Plan {
     }
 
     fn directory(&mut self, name: &str) -> Result<()> {
-        let header = header(name, 0o755, EntryType::Directory, 0)?;
-        self.part(header.as_bytes().to_vec())
+        self.part(header(name, 0o755, b'5', 0)?)
     }
 
     /// A regular file of `size` bytes; gives where they begin.
@@ -245,13 +245,11 @@ impl Plan {
         if name.len() > NAME_FIELD {
             let record = pax_record("path", name);
             let length = record.len() as u64;
-            let pax = header("pax-header", 0o644, EntryType::XHeader, length)?;
-            self.part(pax.as_bytes().to_vec())?;
+            self.part(header("pax-header", 0o644, b'x', length)?)?;
             self.part(record.into_bytes())?;
             short = name.get(..NAME_FIELD).unwrap_or_default();
         }
-        let header = header(short, 0o644, EntryType::Regular, size)?;
-        self.part(header.as_bytes().to_vec())?;
+        self.part(header(short, 0o644, b'0', size)?)?;
         let at = self.at;
         self.advance(size)?;
         Ok(at)
@@ -280,27 +278,44 @@ impl Plan {
     }
 }
 
-fn header(name: &str, mode: u32, kind: EntryType, size: u64) -> Result<Header> {
-    let mut header = match size > OCTAL_LIMIT {
-        true => Header::new_gnu(),
-        false => Header::new_ustar(),
-    };
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    let field = header.as_old_mut().name.get_mut(..name.len());
-    match field {
-        Some(field) => field.copy_from_slice(name.as_bytes()),
-        None => {
-            return Err(Error::local(format!(
-                "`{name}` is too long for a tar header"
-            )));
-        }
+/// A ustar header (POSIX.1-2017, pax) of root's, at time 0; GNU's where the size needs base 256.
+fn header(name: &str, mode: u32, kind: u8, size: u64) -> Result<Vec<u8>> {
+    if name.len() > NAME_FIELD {
+        return Err(Error::local(format!(
+            "`{name}` is too long for a tar header"
+        )));
     }
-    header.set_cksum();
+    let mut header = Vec::with_capacity(BLOCK as usize);
+    let mut field = |bytes: &[u8], width: usize| {
+        let end = header.len() + width;
+        header.extend_from_slice(bytes);
+        header.resize(end, 0);
+    };
+    field(name.as_bytes(), NAME_FIELD);
+    field(format!("{mode:07o}").as_bytes(), 8);
+    field(b"0000000", 8);
+    field(b"0000000", 8);
+    match size > OCTAL_LIMIT {
+        true => {
+            field(&[0x80, 0, 0, 0], 4);
+            field(&size.to_be_bytes(), 8);
+        }
+        false => field(format!("{size:011o}").as_bytes(), 12),
+    }
+    field(b"00000000000", 12);
+    // The checksum is taken with spaces in its place.
+    field(&[b' '; 8], 8);
+    field(&[kind], 1);
+    field(b"", 100);
+    match size > OCTAL_LIMIT {
+        true => field(b"ustar  \0", 8),
+        false => field(b"ustar\x0000", 8),
+    }
+    header.resize(BLOCK as usize, 0);
+    let sum: u32 = header.iter().copied().map(u32::from).sum();
+    if let Some(field) = header.get_mut(CHECKSUM) {
+        field.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
     Ok(header)
 }
 

@@ -20,7 +20,7 @@ pub use log::{Offence, Request};
 pub use setup::Setup;
 pub use shared::Shared;
 pub use store::{Manifest, Store};
-pub use wire::Head;
+pub use wire::{Head, reset};
 
 use crate::common::{Image, sha256};
 use std::collections::BTreeSet;
