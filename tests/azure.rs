@@ -484,7 +484,7 @@ fn a_long_push_renews_the_token_and_the_refresh_token_that_has_ended() {
         .on("POST", "/token")
         .nth(3)
         .then(Fault::error(401, "UNAUTHORIZED", "authentication required"));
-    let layers = (0..4).map(|n| layer().file(&format!("file-{n}"), "x"));
+    let layers = (0..4).map(|n| layer().file(format!("file-{n}"), "x"));
     let output = azure
         .program(
             |mut request| {

@@ -265,6 +265,7 @@ fn post(
         Request::new("POST", &realm.url)
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
-            .payload(Payload::Bytes(body.as_bytes())),
+            .payload(Payload::Bytes(body.as_bytes()))
+            .bound_to_origin(),
     )
 }

@@ -352,5 +352,11 @@ mod tests {
             with.expose(),
             "https://a/x?b=1&scope=repository%3Aa%2Fb%3Apull%2Cpush"
         );
+        assert_eq!(with.query("b"), Some("1"));
+        assert_eq!(
+            with.query("scope"),
+            Some("repository%3Aa%2Fb%3Apull%2Cpush")
+        );
+        assert_eq!(url("https://a/b=1").query("b"), None);
     }
 }

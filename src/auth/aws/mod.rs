@@ -173,7 +173,7 @@ impl Ecr {
         {
             let ends = renew_at.is_some_and(|at| now >= at);
             let refused = is_refused(username, password);
-            if (!ends && !refused) || current.is_final {
+            if !ends && (!refused || current.is_final) {
                 return Ok((username.clone(), password.clone()));
             }
         }
