@@ -34,7 +34,7 @@ const LAST_BLOCK: [u8; 2] = [0x03, 0x00];
 
 /// Reads `plain` to its end, and lets `consume` read it compressed.
 ///
-/// Memory: about 1.5 MiB for each of `workers`. Gives `plain` back, so that whoever checks its bytes
+/// Memory: about 2.5 MiB for each of `workers`. Gives `plain` back, so that whoever checks its bytes
 /// can finish.
 ///
 /// # Errors
