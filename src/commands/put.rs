@@ -51,7 +51,7 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
         digest: &digest,
     };
     let metadata = [
-        Metadata::new("repository", source.repository.written()),
+        Metadata::new("repository", remote.repository().written()),
         Metadata::new("tags", names.join(" ")),
     ];
     Ok(produced(&version, &metadata))

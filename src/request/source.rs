@@ -52,11 +52,15 @@ pub(crate) enum Login {
     Password { username: String, password: Secret },
 }
 
+impl Login {
+    /// Whether this login says which registry is meant: then a bare name is not Docker Hub's.
+    pub(crate) fn names_registry(&self) -> bool {
+        matches!(self, Login::Ecr(_))
+    }
+}
+
 /// The `aws_…` fields.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
+#[derive(Clone)]
 pub(crate) struct EcrLogin {
     pub(crate) region: String,
     pub(crate) static_keys: Option<AwsKeys>,
@@ -64,10 +68,7 @@ pub(crate) struct EcrLogin {
     pub(crate) account_id: Option<String>,
 }
 
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
+#[derive(Clone)]
 pub(crate) struct AwsKeys {
     pub(crate) access_key_id: String,
     pub(crate) secret_access_key: Secret,
@@ -75,10 +76,7 @@ pub(crate) struct AwsKeys {
 }
 
 /// The `azure_…` fields.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
+#[derive(Clone)]
 pub(crate) struct AzureLogin {
     pub(crate) client_id: Option<String>,
     pub(crate) tenant_id: Option<String>,
