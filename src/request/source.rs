@@ -41,10 +41,6 @@ pub(crate) enum Follow<'a> {
 }
 
 /// How to log in to the registry.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
 pub(crate) enum Login {
     Anonymous,
     Azure(AzureLogin),
