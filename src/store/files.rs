@@ -145,14 +145,6 @@ impl Files {
             Files::Tarball(tarball) => format!("`{name}` in `{}`", tarball.path.display()),
         }
     }
-
-    /// The image's own name in messages.
-    pub(super) fn path(&self) -> &Path {
-        match self {
-            Files::Directory(directory) => directory,
-            Files::Tarball(tarball) => &tarball.path,
-        }
-    }
 }
 
 fn is_missing(error: &io::Error) -> bool {

@@ -3,9 +3,6 @@
 //! A source is told apart by its content, never by its name. Names inside an archive never choose
 //! where something is pushed (GHSA-cvxm-645q-p574): `RepoTags` and `ref.name` are not read.
 
-// Parts of it wait for their caller.
-#![allow(dead_code)]
-
 mod docker;
 mod files;
 mod image_tar;
