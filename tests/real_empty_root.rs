@@ -79,25 +79,24 @@ fn the_scratch_image_holds_only_them_and_works_read_only_without_privileges() {
     let Some(engine) = Engine::start(work.path()) else {
         return;
     };
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let arch = tree
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .trim_start_matches("rootfs-");
+    let context = work.join("context");
+    fs::create_dir_all(context.join("dist")).unwrap();
+    run(Command::new("cp")
+        .args(["Dockerfile.scratch", ".dockerignore"])
+        .arg(&context)
+        .current_dir(env!("CARGO_MANIFEST_DIR")));
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(&tree)
+        .arg(context.join("dist")));
+    let name = tree.file_name().unwrap().to_str().unwrap();
+    let arch = name.trim_start_matches("rootfs-");
     run(engine
         .docker()
-        .args([
-            "build",
-            "-q",
-            "-t",
-            "registry-image:test",
-            "-f",
-            "Dockerfile.scratch",
-        ])
+        .args(["build", "-q", "-t", "registry-image:test"])
+        .args(["-f", "Dockerfile.scratch"])
         .args(["--build-arg", &format!("ARCH={arch}"), "."])
-        .current_dir(repository));
+        .current_dir(&context));
 
     let saved = work.join("saved.tar");
     run(engine
