@@ -125,7 +125,7 @@ impl Layer {
         self.linked(b'1', name, target)
     }
 
-    fn linked(self, kind: u8, name: &str, target: &str) -> Self {
+    pub(crate) fn linked(self, kind: u8, name: &str, target: &str) -> Self {
         self.spec(Spec {
             name: name.as_bytes(),
             kind,
