@@ -5,11 +5,14 @@
 
 mod archive;
 mod auth;
+mod commands;
 mod context;
 mod error;
 mod glob;
 mod http;
 mod oci;
+mod pull;
+mod push;
 mod registry;
 mod report;
 mod request;
@@ -17,6 +20,117 @@ mod retry;
 mod rootfs;
 mod secret;
 mod semver;
+mod store;
 mod workers;
 
-fn main() {}
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use commands::{Call, Command};
+use context::Env;
+use error::{Doing as _, Error, Result};
+use report::Report;
+use retry::{Clock, RealClock};
+
+const USAGE: &str = "\
+registry-image: a Concourse resource for container images
+
+usage:
+  check           < request.json    the versions of a repository, oldest first
+  in DIRECTORY    < request.json    fetches an image into the directory
+  out DIRECTORY   < request.json    pushes an image from the directory
+
+The commands are names of this program (links to it), or its first argument:
+  registry-image check < request.json
+  registry-image --help | --version
+
+The request is one JSON document on stdin, the answer one on stdout; all else is
+on stderr. The exit status is 0, or 1 when the step failed.
+";
+
+/// A request that holds more than this is a mistake (a file piped into the wrong program).
+const REQUEST_LIMIT: u64 = 64 << 20;
+
+fn main() -> ExitCode {
+    match run(env::args_os().collect()) {
+        Ok(answer) => match io::stdout().write_all(answer.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&Error::local(format!("write the answer: {error}"))),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    Report::new(false).failure(error);
+    ExitCode::FAILURE
+}
+
+/// What is to be printed on stdout.
+fn run(arguments: Vec<OsString>) -> Result<String> {
+    let mut arguments = arguments.into_iter();
+    let program = arguments.next().unwrap_or_default();
+    let command = match named(&program) {
+        Some(command) => command,
+        None => match arguments.next() {
+            None => return Err(usage_error("a command is missing".to_owned())),
+            Some(word) => match (word.to_str(), named(&word)) {
+                (Some("--help" | "-h"), _) => return Ok(USAGE.to_owned()),
+                (Some("--version" | "-V"), _) => return Ok(version()),
+                (_, Some(command)) => command,
+                (_, None) => {
+                    let word = word.to_string_lossy();
+                    return Err(usage_error(format!("`{word}` is not a command")));
+                }
+            },
+        },
+    };
+    let directory = arguments.next();
+    match directory.as_deref().and_then(OsStr::to_str) {
+        Some("--help" | "-h") => return Ok(USAGE.to_owned()),
+        Some("--version" | "-V") => return Ok(version()),
+        _ => {}
+    }
+    let mut request = Vec::new();
+    io::stdin()
+        .take(REQUEST_LIMIT)
+        .read_to_end(&mut request)
+        .doing(|| "read the request")?;
+    let variables = env::vars_os();
+    let variables = variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let env = Env::new(variables);
+    let mut answer = command.run(&Call {
+        clock: &*clock(&env),
+        env: &env,
+        request: &request,
+        directory,
+    })?;
+    answer.push('\n');
+    Ok(answer)
+}
+
+fn named(program: &OsStr) -> Option<Command> {
+    Command::from_name(Path::new(program).file_name()?.to_str()?)
+}
+
+fn usage_error(why: String) -> Error {
+    Error::config(why).advise("see `registry-image --help`")
+}
+
+fn version() -> String {
+    format!("registry-image {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// Tests of the debug build can let waits take no time.
+fn clock(env: &Env) -> Box<dyn Clock> {
+    #[cfg(debug_assertions)]
+    if env.get("REGISTRY_IMAGE_TEST_CLOCK").is_some() {
+        return Box::new(retry::SkippingClock::start());
+    }
+    let _ = env;
+    Box::new(RealClock::start())
+}

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use crate::workers::lock;
 
-pub(crate) use progress::{Bar, Progress};
+pub(crate) use progress::Progress;
 
 /// The log of one run.
 pub(crate) struct Report {
@@ -52,7 +52,7 @@ impl Report {
 
     /// The last line of a step that failed.
     pub(crate) fn failure(&self, line: impl Display) {
-        self.line("error: ", &line);
+        self.line("", &line);
     }
 
     fn line(&self, prefix: &str, line: &dyn Display) {

@@ -3,12 +3,17 @@
 //! Work comes as a list, results keep the list's order, the first error stops the rest and is
 //! the error. No thread outlives the call that started it.
 
+mod pipe;
+
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 use crate::error::{Error, Result};
+
+pub(crate) use pipe::{BlockWriter, pipe};
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
 const MOST: usize = 64;
@@ -97,6 +102,75 @@ impl Workers {
     }
 }
 
+impl Workers {
+    /// Works on a stream: `read` gives its blocks one after another (`None` at the end), each worker
+    /// makes results of some of them, and `consume` gets the results in the order of the blocks.
+    ///
+    /// One worker does everything on the calling thread. More of them are threads, and so is
+    /// `read`; then up to three blocks and two results a worker are held at once. An error of
+    /// `read` or of a worker comes out of `next` where its block would have come; when `consume`
+    /// returns, the rest stops.
+    pub(crate) fn in_order<B, R, W, T>(
+        self,
+        mut read: impl FnMut() -> Result<Option<B>> + Send,
+        worker: impl Fn() -> W + Sync,
+        consume: impl FnOnce(&mut dyn FnMut() -> Result<Option<R>>) -> Result<T>,
+    ) -> Result<T>
+    where
+        B: Send,
+        R: Send,
+        W: FnMut(B) -> Result<R>,
+    {
+        if self.count() == 1 {
+            let mut work = worker();
+            return consume(&mut || read()?.map(&mut work).transpose());
+        }
+        thread::scope(|scope| {
+            // Dealt out in turns, block n is worker n's (modulo their number), and so is result n:
+            // no numbers, no sorting, no lock.
+            let mut inputs = Vec::with_capacity(self.count());
+            let mut outputs = Vec::with_capacity(self.count());
+            for _ in 0..self.count() {
+                let (input, blocks) = mpsc::sync_channel::<Result<B>>(1);
+                let (results, output) = mpsc::sync_channel::<Result<R>>(1);
+                inputs.push(input);
+                outputs.push(output);
+                let worker = &worker;
+                scope.spawn(move || {
+                    let mut work = worker();
+                    for block in blocks {
+                        if results.send(block.and_then(&mut work)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            scope.spawn(move || {
+                for input in inputs.iter().cycle() {
+                    let Some(block) = read().transpose() else {
+                        return;
+                    };
+                    let failed = block.is_err();
+                    if input.send(block).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            let mut turn = 0;
+            let mut next = || {
+                let output = outputs.get(turn % outputs.len());
+                turn += 1;
+                // A worker that has hung up had no block for this turn: the stream is at its end.
+                output.and_then(|output| output.recv().ok()).transpose()
+            };
+            let done = consume(&mut next);
+            // Whoever still wants to hand over a result sees that nobody takes it.
+            drop(outputs);
+            done
+        })
+    }
+}
+
 /// A job that panics ends the process (`panic = "abort"`); in tests the data behind a poisoned
 /// lock is still whole, because every critical section is a single push or insert.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -142,5 +216,65 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.to_string(), "item ten");
         assert!(started.into_inner() < items.len());
+    }
+
+    #[test]
+    fn a_stream_is_worked_on_side_by_side_and_comes_out_in_order() {
+        for workers in [1, 2, 7] {
+            for blocks in [0_usize, 1, 6, 7, 8, 1000] {
+                let mut read = 0..blocks;
+                let results = Workers::new(workers).in_order(
+                    || Ok(read.next()),
+                    || |n: usize| Ok(n * 2),
+                    |next| {
+                        let mut results = Vec::new();
+                        while let Some(result) = next()? {
+                            results.push(result);
+                        }
+                        assert!(next()?.is_none(), "the end stays the end");
+                        Ok(results)
+                    },
+                );
+                let expected: Vec<usize> = (0..blocks).map(|n| n * 2).collect();
+                assert_eq!(results.unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn errors_in_a_stream_come_out_in_their_turn() {
+        for workers in [1, 2, 7] {
+            for in_read in [true, false] {
+                let mut read = 0_usize..;
+                let mut seen = 0;
+                let failed = Workers::new(workers).in_order(
+                    || match read.next() {
+                        Some(10) if in_read => Err(Error::local("block ten")),
+                        next => Ok(next),
+                    },
+                    || {
+                        |n: usize| match n {
+                            10 => Err(Error::local("block ten")),
+                            n => Ok(n),
+                        }
+                    },
+                    |next| {
+                        while next()?.is_some() {
+                            seen += 1;
+                        }
+                        Ok(())
+                    },
+                );
+                assert_eq!(failed.unwrap_err().to_string(), "block ten");
+                assert_eq!(seen, 10);
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_stream_stops_when_its_consumer_does() {
+        let mut read = 0_u64..;
+        let first = Workers::new(4).in_order(|| Ok(read.next()), || Ok, |next| next());
+        assert_eq!(first.unwrap(), Some(0));
     }
 }

@@ -4,17 +4,18 @@
 
 mod decode;
 mod entries;
+pub(crate) mod gzip;
 mod header;
 mod inflate;
+pub(crate) mod members;
 mod pax;
 mod sparse;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod whiteout;
 
-pub(crate) use decode::{Decoder, decode};
+pub(crate) use decode::{Compression, Decoder, decode};
 pub(crate) use entries::{Data, Entries, Entry, EntryKind};
-pub(crate) use header::Mtime;
 
 /// A name from an image as an error or a log line shows it: text where it is text, else escaped;
 /// cut where it is absurdly long. (Control characters are escaped by the writer of the line.)

@@ -125,7 +125,7 @@ mod tests {
                 "negotiate ; bearer realm=<q\"q>",
             ),
             (&[r#"Bearer realm="unclosed"#], "bearer realm=<unclosed>"),
-            (&["", ",,", "=x", "a=b"], "x "),
+            (&["", ",,", "=x", "a=b"], "x a=<b>"),
         ] {
             assert_eq!(shown(headers), expect, "{headers:?}");
         }

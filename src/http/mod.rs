@@ -321,10 +321,10 @@ impl<'a> Client<'a> {
         let first = &first;
         let mut url = first.clone();
         for _ in 0..=REDIRECT_LIMIT {
-            if reach == Reach::Public || !url.same_origin(first) {
-                if let Err(error) = self.check_reach(first, &url, reach) {
-                    return (Err(error), payload);
-                }
+            if (reach == Reach::Public || !url.same_origin(first))
+                && let Err(error) = self.check_reach(first, &url, reach)
+            {
+                return (Err(error), payload);
             }
             let secret = authorization.as_ref().filter(|_| url.same_origin(first));
             let outcome = self.exchange(method, &url, &headers, secret, &mut payload);
@@ -565,7 +565,13 @@ fn io_error(error: io::Error) -> Error {
     };
     let is_ours = error.get_ref().is_some_and(|inner| inner.is::<Error>());
     let error = Error::io(Kind::Network, error);
-    if is_ours { error } else { error.again(again) }
+    match (is_ours, again) {
+        (true, _) => error,
+        (false, Again::Unreachable) => error
+            .again(again)
+            .advise("check the host and port, and that the server is up"),
+        (false, _) => error.again(again),
+    }
 }
 
 #[cfg(test)]

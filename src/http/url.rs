@@ -46,7 +46,9 @@ pub(crate) struct Url {
 impl Url {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let refuse = |why: &str| {
-            let shown = text.split(['?', '@']).next().unwrap_or_default();
+            // What stands before an `@` may be a password, what follows a `?` a signature.
+            let shown = text.split('?').next().unwrap_or_default();
+            let shown = shown.rsplit('@').next().unwrap_or_default();
             let shown: String = shown.chars().take(200).collect();
             Err(Error::registry(format!("`{shown}` is not a URL: {why}")))
         };

@@ -7,7 +7,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::json;
 use super::platform::Platform;
+use super::reference::is_name;
 use crate::error::{Error, Result};
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -28,6 +30,12 @@ const LAYERS_LIMIT: usize = 4096;
 
 /// More entries than any index has; each may cost a request.
 const ENTRIES_LIMIT: usize = 16_384;
+
+/// The annotation that names where a blob came from; the registry's host follows.
+const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
+
+/// Repositories that a blob is asked from; each costs a request.
+const MOUNTS_LIMIT: usize = 3;
 
 /// A pointer to bytes: what they are, how many, and their digest.
 ///
@@ -68,6 +76,16 @@ impl Descriptor {
         }
     }
 
+    /// Other repositories of the registry `host` that had this blob when the image was fetched, as
+    /// containerd and BuildKit note it.
+    pub(crate) fn known_in(&self, host: &str) -> impl Iterator<Item = &str> {
+        let noted = self
+            .annotations
+            .get(&format!("{DISTRIBUTION_SOURCE}{host}"));
+        let names = noted.into_iter().flat_map(|names| names.split(','));
+        names.filter(|name| is_name(name)).take(MOUNTS_LIMIT)
+    }
+
     /// Whether the descriptor says that it points to a manifest or an index.
     pub(crate) fn is_document(&self) -> bool {
         self.is_index() || matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
@@ -102,18 +120,6 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest of a Docker schema 2 image.
-    pub(crate) fn docker(config: Descriptor, layers: Vec<Descriptor>) -> Self {
-        Manifest {
-            schema_version: 2,
-            media_type: Some(DOCKER_MANIFEST.to_owned()),
-            artifact_type: None,
-            config,
-            layers,
-            annotations: BTreeMap::new(),
-        }
-    }
-
     /// What this is when it is no image: the artifact's own type.
     pub(crate) fn artifact_type(&self) -> Option<&str> {
         let config = self.config.media_type.as_str();
@@ -205,8 +211,8 @@ impl Document {
             fs_layers: Option<serde::de::IgnoredAny>,
         }
         let content_type = essence(content_type);
-        let shape: Shape = serde_json::from_slice(bytes)
-            .map_err(|error| Error::hostile(format!("the manifest is not valid JSON: {error}")))?;
+        let shape: Shape = json::object(bytes)
+            .map_err(|why| Error::hostile(format!("the manifest cannot be read: {why}")))?;
         let inside = shape.media_type.as_deref().unwrap_or_default();
         let schema_1 =
             |text: &str| text.starts_with("application/vnd.docker.distribution.manifest.v1");
@@ -309,8 +315,7 @@ fn is_manifest_type(media_type: &str) -> bool {
 }
 
 fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::hostile(format!("the manifest cannot be read: {error}")))
+    json::object(bytes).map_err(|why| Error::hostile(format!("the manifest cannot be read: {why}")))
 }
 
 /// Go's encoders write an absent list or map as `null`.
@@ -386,7 +391,7 @@ mod tests {
             (
                 "<html>".to_owned(),
                 "text/html",
-                "the manifest is not valid JSON",
+                "the manifest cannot be read: it is not",
             ),
             (
                 image("").replace(r#""size":0"#, r#""size":-1"#),

@@ -90,12 +90,16 @@ impl Repository {
     }
 
     /// The same repository as another registry has it: a mirror, or a cloud's own host.
-    pub(crate) fn on_host(&self, host: &str, name: String) -> Self {
-        Repository {
-            host: host.to_owned(),
+    pub(crate) fn on_host(&self, host: &str, name: String) -> Result<Self> {
+        let host = host.to_ascii_lowercase();
+        check_host(&host)
+            .and_then(|()| check_name(&name))
+            .map_err(Error::config)?;
+        Ok(Repository {
+            host,
             name,
             written: self.written.clone(),
-        }
+        })
     }
 
     /// The name that `docker load` gives an image: Docker Hub's without host, official ones
@@ -150,6 +154,11 @@ fn check_host(host: &str) -> std::result::Result<(), String> {
         true => Ok(()),
         false => Err(format!("`{host}` is not a host")),
     }
+}
+
+/// Whether this may be the name of a repository; what is none must not become part of a scope.
+pub(crate) fn is_name(text: &str) -> bool {
+    check_name(text).is_ok()
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` between slashes (distribution spec, "Pulling manifests").

@@ -7,7 +7,7 @@ use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Payload, Response, Url};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{ACCEPT, Descriptor, Document};
-use crate::oci::reference::Reference;
+use crate::oci::reference::{Reference, Tag};
 
 /// The spec asks clients and registries to manage at least 4 MiB (spec.md, "Pushing Manifests").
 /// Twice that; a hostile registry costs us this much memory a manifest.
@@ -100,6 +100,26 @@ impl Remote<'_> {
     pub(crate) fn child(&self, descriptor: &Descriptor) -> Result<Fetched> {
         self.manifest_by_digest(&descriptor.digest, Some(descriptor.size))
             .doing(|| format!("{}: fetch manifest {}", self.repository, descriptor.digest))
+    }
+
+    /// Fetches what a tag points to now; `None` when there is no such tag.
+    pub(crate) fn tagged_manifest(&self, tag: &Tag) -> Result<Option<Fetched>> {
+        let fetch = || -> Result<Fetched> {
+            let (bytes, media_type) = self.get(Reference::Tag(tag))?;
+            let document = Document::parse(&bytes, &media_type)?;
+            Ok(Fetched {
+                digest: Digest::of(&bytes),
+                bytes,
+                media_type,
+                document,
+            })
+        };
+        match fetch() {
+            Err(error) if error.is_missing() => Ok(None),
+            fetched => fetched
+                .map(Some)
+                .doing(|| format!("{}: fetch `{tag}`", self.repository)),
+        }
     }
 
     fn manifest_by_digest(&self, digest: &Digest, size: Option<u64>) -> Result<Fetched> {

@@ -3,6 +3,7 @@
 //! Here are the retries: `http` makes one attempt, and nothing above this module tries again.
 
 mod blobs;
+mod images;
 mod manifests;
 mod tags;
 mod uploads;
@@ -15,8 +16,9 @@ use crate::report::Report;
 use crate::retry::{Attempts, Clock, Gate, Patience};
 use crate::secret::Secret;
 
-pub(crate) use blobs::BlobReader;
+pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
+pub(crate) use uploads::Send;
 
 /// One repository of one registry.
 pub(crate) struct Remote<'a> {
@@ -159,9 +161,14 @@ impl<'a> Remote<'a> {
     }
 
     fn problem(&self, method: &'static str, url: &Url, response: Response) -> Error {
-        let error = problem(method, url, response, self.clock());
+        // A registry that speaks plain HTTP answers from another scheme than was asked.
+        let asked = match self.is_own(url) && self.is_own(&response.url) {
+            true => response.url.clone(),
+            false => url.clone(),
+        };
+        let error = problem(method, &asked, response, self.clock());
         match error.is_denied() {
-            true => error.advise("check that this login may do that in this repository"),
+            true => self.auth.advise(error),
             false => error,
         }
     }

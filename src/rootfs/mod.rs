@@ -118,7 +118,7 @@ impl<'a> Rootfs<'a> {
     /// # Errors
     /// As for [`Rootfs::unpack`]; the rootfs is of no use then.
     pub(crate) fn merge(
-        &mut self,
+        &self,
         layer: Unpacked,
         _compressed: Verified,
         _plain: Verified,

@@ -1,0 +1,332 @@
+"""Measures `in` against other programs and compares the trees they make; scripts/bench calls it. Exits 1
+where ours failed or no other program made the same tree.
+
+Standard library only. Every command is run by GNU time, which reports on its own child alone: the memory of this
+interpreter does not count. Rounds are interleaved, so that a busy minute of the machine hits all alike.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LOOPBACK = ("127.", "localhost:", "[::1]")
+# Differences between two trees that are printed.
+SHOWN = 8
+
+
+class Failed(Exception):
+    """A contender could not do the work; the text is its last line."""
+
+
+def main():
+    options = arguments()
+    print_setting(options)
+    confirmed = True
+    for reference in options.images:
+        image = Image(reference)
+        contenders = [CONTENDERS[name](image, options) for name in options.contenders]
+        print(f"\n## {reference}\n\n{image.describe()}\n")
+        print_commands(contenders)
+        for place in options.dest:
+            runs, trees = measure(contenders, options.runs, place)
+            print_table(contenders, runs, storage(place))
+            confirmed &= print_trees(contenders, trees)
+    print("\nA ratio below 1 (in bold) is one that we lose.")
+    return 0 if confirmed else 1
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", type=Path, required=True)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--dest", type=Path, nargs="+", required=True)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, required=True)
+    parser.add_argument("--images", nargs="+", required=True)
+    return parser.parse_args()
+
+
+class Image:
+    """An image reference, resolved once so that all pull the same digest."""
+
+    def __init__(self, reference):
+        name = reference.rsplit("/", 1)[-1]
+        self.repository, _, self.tag = reference.rpartition(":") if ":" in name else (reference, "", "latest")
+        self.loopback = self.repository.startswith(LOOPBACK)
+        raw = self.inspect(f"{self.repository}:{self.tag}")
+        self.digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+        self.pinned = f"{self.repository}@{self.digest}"
+        self.manifest = json.loads(raw)
+
+    def inspect(self, name):
+        command = ["skopeo", "--insecure-policy", "inspect", "--raw"] + self.plain("--tls-verify=false") + [f"docker://{name}"]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+    def plain(self, flag):
+        return [flag] if self.loopback else []
+
+    def describe(self):
+        layers = self.manifest.get("layers")
+        if layers is None:
+            return f"{self.digest}, an index of {len(self.manifest['manifests'])}"
+        kinds = sorted({layer["mediaType"].rsplit(".", 1)[-1] for layer in layers})
+        return f"{self.digest}, {len(layers)} layers ({', '.join(kinds)}), {sum(layer['size'] for layer in layers) / 1e6:.1f} MB compressed"
+
+
+class RegistryImage:
+    """`in`, with every check it makes."""
+
+    title = "registry-image in"
+
+    def __init__(self, image, options):
+        self.request = json.dumps({"source": {"repository": image.repository}, "version": {"tag": image.tag, "digest": image.digest}})
+        self.binary = options.binary.resolve()
+
+    def steps(self, directory):
+        return [[[str(self.binary), "in", str(directory)]]]
+
+    def tree(self, directory):
+        return directory / "rootfs"
+
+
+class Crane:
+    """`crane export` flattens the image into one tar stream, which GNU tar unpacks at the same time."""
+
+    title = "crane export \\| tar -x"
+    request = ""
+
+    def __init__(self, image, options):
+        self.image = image
+
+    def steps(self, directory):
+        export = ["crane", "export"] + self.image.plain("--insecure") + [self.image.pinned, "-"]
+        unpack = ["tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", str(directory)]
+        return [[export, unpack]]
+
+    def tree(self, directory):
+        return directory
+
+
+class Skopeo:
+    """`skopeo copy` to an OCI layout, then `umoci raw unpack` (the tree alone: less work than `umoci unpack`)."""
+
+    title = "skopeo copy; umoci raw unpack"
+    request = ""
+
+    def __init__(self, image, options):
+        self.image = image
+
+    def steps(self, directory):
+        copy = ["skopeo", "--insecure-policy", "copy", "-q"] + self.image.plain("--src-tls-verify=false")
+        copy += [f"docker://{self.image.pinned}", f"oci:{directory}/oci:it"]
+        return [[copy], [["umoci", "raw", "unpack", "--image", f"{directory}/oci:it", str(self.tree(directory))]]]
+
+    def tree(self, directory):
+        return directory / "rootfs"
+
+
+CONTENDERS = {"registry-image": RegistryImage, "crane": Crane, "skopeo": Skopeo}
+
+
+def measure(contenders, rounds, place):
+    """Runs all contenders in turn; per contender its runs (wall, cpu, rss) or the error, and the tree of the first round."""
+    runs = {contender: [] for contender in contenders}
+    trees = {}
+    # On some kernels' ext4, creating files after a mass deletion is several times slower: on disk all trees stay to the end.
+    in_memory = storage(place) == "tmpfs"
+    for round_ in range(rounds + 1):
+        turn = round_ % len(contenders)
+        for contender in contenders[turn:] + contenders[:turn]:
+            if isinstance(runs[contender], Failed):
+                continue
+            directory = place / f"run{round_}.{contenders.index(contender)}"
+            directory.mkdir()
+            os.sync()
+            try:
+                result = run(contender, directory, place)
+                if round_ == 0:
+                    trees[contender] = walk(contender.tree(directory))
+                else:
+                    runs[contender].append(result)
+            except Failed as error:
+                runs[contender] = error
+            if in_memory:
+                shutil.rmtree(directory)
+    return runs, trees
+
+
+def run(contender, directory, scratch):
+    """Wall seconds, processor seconds, and peak memory in MiB: added up in a pipe, the larger of two steps."""
+    wall = cpu = peak = 0
+    for number, step in enumerate(contender.steps(directory)):
+        started = time.monotonic()
+        processes = []
+        upstream = subprocess.PIPE
+        for place, command in enumerate(step):
+            report, log = scratch / f"time.{place}", scratch / f"log.{place}"
+            last = place == len(step) - 1
+            process = subprocess.Popen(
+                ["time", "-q", "-o", report, "-f", "%U %S %M"] + command,
+                stdin=upstream,
+                stdout=subprocess.DEVNULL if last else subprocess.PIPE,
+                stderr=log.open("wb"),
+            )
+            if place > 0:
+                upstream.close()
+            upstream = process.stdout
+            processes.append((process, command, report, log))
+        first = processes[0][0]
+        try:
+            first.stdin.write(contender.request.encode() if number == 0 else b"")
+            first.stdin.close()
+        except BrokenPipeError:
+            pass  # its exit status tells more
+        codes = [process.wait() for process, *_ in processes]
+        wall += time.monotonic() - started
+        memory = 0
+        for code, (_, command, report, log) in zip(codes, processes):
+            if code != 0:
+                lines = log.read_text(errors="replace").strip().splitlines()
+                raise Failed(f"{command[0]}: {lines[-1] if lines else f'exit {code}'}")
+            user, system, kib = report.read_text().split()
+            cpu += float(user) + float(system)
+            memory += int(kib) / 1024
+        peak = max(peak, memory)
+    return wall, cpu, peak
+
+
+def walk(root):
+    """Every name below `root` with all that an image can say of it."""
+    entries, links = {}, {}
+    for directory, directories, files in os.walk(os.fsencode(root)):
+        for name in directories + files + ([b"."] if directory == os.fsencode(root) else []):
+            path = os.path.join(directory, name)
+            at = os.path.relpath(path, os.fsencode(root)).decode(errors="backslashreplace")
+            status = os.lstat(path)
+            entry = {
+                "type": stat.S_IFMT(status.st_mode),
+                "mode": oct(stat.S_IMODE(status.st_mode)),
+                "owner": f"{status.st_uid}:{status.st_gid}",
+                "mtime": status.st_mtime_ns // 10**9,
+                "xattrs": {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)},
+            }
+            if stat.S_ISREG(status.st_mode):
+                entry["size"] = status.st_size
+                entry["content"] = content(path)
+            elif stat.S_ISLNK(status.st_mode):
+                entry["target"] = os.readlink(path)
+            elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                entry["device"] = status.st_rdev
+            if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
+                links.setdefault(status.st_ino, []).append(at)
+            entries[at] = entry
+    for names in links.values():
+        for name in names:
+            entries[name]["linked"] = sorted(names)
+    return entries
+
+
+def content(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def print_setting(options):
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    print("# in against other programs\n")
+    print(f"Machine: {os.cpu_count()} × {cpu}, {memory:.0f} GiB, Linux {platform.release()}.")
+    size = options.binary.stat().st_size
+    print(f"registry-image: {output(options.binary, '--version')}, commit {options.commit}, {size} bytes, static.")
+    for name, command in (("crane", "crane version"), ("skopeo", "skopeo --version"), ("umoci", "umoci --version"), ("tar", "tar --version")):
+        if shutil.which(name):
+            print(f"{name}: {output(*command.split()).splitlines()[0]}.")
+    print(f"\n{options.runs} interleaved rounds after one to warm up; median (least–most).")
+
+
+def output(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def storage(place):
+    kind, device = output("df", "--output=fstype,source", place).splitlines()[-1].split()
+    return f"{kind} ({device})" if device != kind else kind
+
+
+def print_commands(contenders):
+    for contender in contenders:
+        steps = [" | ".join(" ".join(command) for command in step) for step in contender.steps(Path("DEST"))]
+        request = f" <<< '{contender.request}'" if contender.request else ""
+        print("    " + "; ".join(steps).replace(f"{Path.cwd()}/", "") + request)
+
+
+def print_table(contenders, runs, where):
+    ours = runs[contenders[0]]
+    print(f"\nDEST on {where}:")
+    print("\n| program | wall s | processor s | peak MiB | wall ÷ ours | processor ÷ ours | peak ÷ ours |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for contender in contenders:
+        theirs = runs[contender]
+        if isinstance(theirs, Failed):
+            print(f"| {contender.title} | failed: {theirs} | | | | | |")
+            continue
+        cells = [spread([values[column] for values in theirs], digits) for column, digits in enumerate((2, 2, 1))]
+        if isinstance(ours, Failed):
+            cells += [""] * 3
+        else:
+            cells += [ratio(theirs, ours, column) for column in range(3)]
+        print(f"| {contender.title} | " + " | ".join(cells) + " |")
+
+
+def spread(values, digits):
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def ratio(theirs, ours, column):
+    value = statistics.median(run[column] for run in theirs) / statistics.median(run[column] for run in ours)
+    return f"**{value:.2f}**" if round(value, 2) < 1 else f"{value:.2f}"
+
+
+def print_trees(contenders, trees):
+    """Says how each tree differs from ours; false where no other program made the same."""
+    ours, confirmed = trees.get(contenders[0]), False
+    if ours is None:
+        return False
+    print(f"\nTrees: {len(ours)} entries; type, mode, owner, size, content, links, mtime, extended attributes compared with ours.")
+    for contender in contenders[1:]:
+        if contender not in trees:
+            continue
+        different = differences(ours, trees[contender])
+        print(f"- {contender.title}: " + (f"{len(different)} differ" if different else "equal"))
+        for line in different[:SHOWN]:
+            print(f"  - {line}")
+        confirmed |= not different
+    return confirmed
+
+
+def differences(ours, theirs):
+    found = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(name), theirs.get(name)
+        if mine is None or other is None:
+            found.append(f"{name}: only in {'theirs' if mine is None else 'ours'}")
+        elif mine != other:
+            keys = sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key))
+            found.append(f"{name}: " + ", ".join(f"{key} {mine.get(key)} (theirs {other.get(key)})" for key in keys))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

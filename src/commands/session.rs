@@ -1,0 +1,81 @@
+//! What every command needs before its first request: log, client, and the registries to ask.
+
+use super::Call;
+use crate::auth::Credentials;
+use crate::context::Context;
+use crate::error::{Doing, Error, Result};
+use crate::http::{Client, Options};
+use crate::registry::Remote;
+use crate::report::Report;
+use crate::request::Source;
+use crate::workers::Workers;
+
+/// The variable that sets the number of workers.
+const WORKERS: &str = "REGISTRY_IMAGE_WORKERS";
+
+/// The log of a run, with what the request already gave reason to say.
+pub(super) fn report(source: &Source) -> Report {
+    let report = Report::new(source.debug);
+    for warning in &source.warnings {
+        report.warn(warning);
+    }
+    report
+}
+
+pub(super) fn context<'a>(call: &Call<'a>, report: &'a Report) -> Result<Context<'a>> {
+    let workers = match call.env.get(WORKERS) {
+        None => Workers::for_this_machine(),
+        Some(text) => match text.trim().parse() {
+            Ok(0) | Err(_) => {
+                return Err(Error::config(format!(
+                    "the environment's `{WORKERS}` is `{text}`; it is a number from 1 to 64"
+                )));
+            }
+            Ok(n) => Workers::new(n),
+        },
+    };
+    Ok(Context {
+        env: call.env,
+        clock: call.clock,
+        report,
+        workers,
+    })
+}
+
+pub(super) fn client<'a>(context: &'a Context<'a>, source: &Source) -> Result<Client<'a>> {
+    Client::new(
+        context,
+        &Options {
+            ca_certs: source.ca_certs.clone(),
+            insecure: source.insecure,
+        },
+    )
+}
+
+/// The repository at its own registry.
+pub(super) fn origin<'a>(client: &'a Client<'a>, source: &Source) -> Result<Remote<'a>> {
+    let credentials = Credentials::from_login(&source.login)?;
+    Remote::new(client, source.repository.clone(), credentials)
+}
+
+/// The repository at its mirror; only Docker Hub's repositories have one.
+pub(super) fn mirror<'a>(client: &'a Client<'a>, source: &Source) -> Result<Option<Remote<'a>>> {
+    let Some(mirror) = &source.mirror else {
+        return Ok(None);
+    };
+    if !source.repository.is_docker_hub() {
+        return Ok(None);
+    }
+    let written = mirror.host.trim_end_matches('/');
+    let (host, prefix) = written.split_once('/').unwrap_or((written, ""));
+    let name = match prefix.is_empty() {
+        true => source.repository.name().to_owned(),
+        false => format!("{prefix}/{}", source.repository.name()),
+    };
+    let repository = source
+        .repository
+        .on_host(host, name)
+        .doing(|| "`source.registry_mirror.host`")?;
+    let credentials = Credentials::from_login(&mirror.login)?;
+    Remote::new(client, repository, credentials).map(Some)
+}

@@ -1,0 +1,264 @@
+//! Where the files of an image on disk lie: in a directory, in a tarball, in a compressed tarball.
+//!
+//! Gives readers by name and by nothing else; what the names mean is for `layout` and `docker`.
+//! Nothing is written, and no temporary file is made.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::members::{Extent, Members, Name};
+use super::packed::{Packed, Stream};
+use crate::archive::members::{Forward, is_tar};
+use crate::error::{Doing, Error, Kind, Result};
+
+/// What a client has to manage of a manifest is 4 MiB (distribution spec, "Pushing Manifests");
+/// every document on disk may have twice that. In bytes.
+pub(super) const DOCUMENT_LIMIT: u64 = 8 << 20;
+
+/// The files of one image.
+pub(super) enum Files {
+    /// Its files may be symbolic links, as bazel makes them: they are the user's own. Only what
+    /// they lead to must be a regular file.
+    Directory(PathBuf),
+    Tarball(Tarball),
+}
+
+/// A tar file, read by several threads at once.
+pub(super) struct Tarball {
+    path: PathBuf,
+    file: Span,
+    /// For a compressed one: how to get to a place in the plain stream.
+    packed: Option<Packed>,
+    members: Members,
+}
+
+impl Tarball {
+    /// # Errors
+    /// A file that is no tarball, or one that is cut off.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = Span::whole(path)?;
+        let (packed, members) = match Packed::index(&file)? {
+            Some((packed, members)) => (Some(packed), members),
+            None if is_tar(&start(file.clone())?) => (None, Members::list(file.clone())?),
+            None => return Err(Error::local("it is neither a directory nor a tarball")),
+        };
+        Ok(Tarball {
+            path: path.to_owned(),
+            file,
+            packed,
+            members,
+        })
+    }
+
+    fn body(&self, extent: Extent) -> Result<Body> {
+        Ok(match &self.packed {
+            None => Body::Span(Span::new(Arc::clone(&self.file.file), extent)),
+            Some(packed) => Body::Stream(packed.open(&self.file, extent)?, extent.size),
+        })
+    }
+}
+
+/// The first bytes of a stream, enough for [`is_tar`].
+pub(super) fn start(reader: impl Read) -> Result<Vec<u8>> {
+    let mut start = Vec::new();
+    let read = reader.take(512).read_to_end(&mut start);
+    read.map_err(|error| Error::io(Kind::Local, error))?;
+    Ok(start)
+}
+
+impl Files {
+    /// Whether there is anything of this name.
+    pub(super) fn has(&self, name: &Name) -> bool {
+        match self {
+            Files::Directory(directory) => directory.join(name.as_str()).exists(),
+            Files::Tarball(tarball) => tarball.members.has(name),
+        }
+    }
+
+    /// The size of a regular file; `None` where there is nothing of this name.
+    pub(super) fn size(&self, name: &Name) -> Result<Option<u64>> {
+        match self {
+            Files::Directory(directory) => {
+                let found = match fs::metadata(directory.join(name.as_str())) {
+                    Ok(found) => found,
+                    Err(error) if is_missing(&error) => return Ok(None),
+                    Err(error) => return Err(Error::io(Kind::Local, error)),
+                };
+                match found.is_file() {
+                    true => Ok(Some(found.len())),
+                    false => Err(Error::local("it is not a regular file")),
+                }
+            }
+            Files::Tarball(tarball) => Ok(tarball.members.find(name)?.map(|extent| extent.size)),
+        }
+        .doing(|| self.show(name))
+    }
+
+    /// The bytes of a regular file; `None` where there is nothing of this name.
+    pub(super) fn open(&self, name: &Name) -> Result<Option<Body>> {
+        let Some(size) = self.size(name)? else {
+            return Ok(None);
+        };
+        match self {
+            Files::Directory(directory) => {
+                let file = File::open(directory.join(name.as_str()));
+                let file = Arc::new(file.doing(|| self.show(name))?);
+                Ok(Some(Body::Span(Span::new(file, Extent { at: 0, size }))))
+            }
+            Files::Tarball(tarball) => {
+                let extent = tarball.members.find(name)?;
+                let body = extent.map(|extent| tarball.body(extent)).transpose();
+                body.doing(|| self.show(name))
+            }
+        }
+    }
+
+    /// All bytes of a document; `None` where there is nothing of this name.
+    ///
+    /// # Errors
+    /// A file that is larger than any document.
+    pub(super) fn document(&self, name: &Name) -> Result<Option<Vec<u8>>> {
+        let Some(mut body) = self.open(name)? else {
+            return Ok(None);
+        };
+        if body.left() > DOCUMENT_LIMIT {
+            return Err(Error::local(format!(
+                "it has {} bytes; a document has at most {DOCUMENT_LIMIT}",
+                body.left()
+            ))
+            .doing(self.show(name)));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(body.left()).unwrap_or_default());
+        body.read_to_end(&mut bytes).doing(|| self.show(name))?;
+        Ok(Some(bytes))
+    }
+
+    /// How messages name a file.
+    pub(super) fn show(&self, name: &Name) -> String {
+        match self {
+            Files::Directory(directory) => {
+                format!("`{}`", directory.join(name.as_str()).display())
+            }
+            Files::Tarball(tarball) => format!("`{name}` in `{}`", tarball.path.display()),
+        }
+    }
+
+    /// The image's own name in messages.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Files::Directory(directory) => directory,
+            Files::Tarball(tarball) => &tarball.path,
+        }
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The bytes of one file or member. They are unbelieved: whoever knows their digest wraps this.
+pub(crate) enum Body {
+    Span(Span),
+    Stream(Stream, u64),
+}
+
+impl Body {
+    /// Bytes that are still to come.
+    pub(crate) fn left(&self) -> u64 {
+        match self {
+            Body::Span(span) => span.left,
+            Body::Stream(_, left) => *left,
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let (stream, left) = match self {
+            Body::Span(span) => return span.read(buf),
+            Body::Stream(stream, left) => (stream, left),
+        };
+        let buf = at_most(buf, *left);
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        match stream.read(buf)? {
+            0 => Err(shorter(*left)),
+            n => {
+                *left -= n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+/// A part of a file, read by offset.
+#[derive(Clone)]
+pub(crate) struct Span {
+    file: Arc<File>,
+    at: u64,
+    left: u64,
+}
+
+impl Span {
+    pub(super) fn whole(path: &Path) -> Result<Self> {
+        let file = File::open(path).doing(|| "open")?;
+        let size = file.metadata().doing(|| "stat")?.len();
+        Ok(Span::new(Arc::new(file), Extent { at: 0, size }))
+    }
+
+    fn new(file: Arc<File>, extent: Extent) -> Self {
+        Span {
+            file,
+            at: extent.at,
+            left: extent.size,
+        }
+    }
+}
+
+impl Read for Span {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let buf = at_most(buf, self.left);
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        match self.file.read_at(buf, self.at)? {
+            0 => Err(shorter(self.left)),
+            n => {
+                self.at += n as u64;
+                self.left -= n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+impl Forward for Span {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        if bytes > self.left {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += bytes;
+        self.left -= bytes;
+        Ok(())
+    }
+}
+
+fn at_most(buf: &mut [u8], bytes: u64) -> &mut [u8] {
+    let most = usize::try_from(bytes).map_or(buf.len(), |bytes| bytes.min(buf.len()));
+    buf.get_mut(..most).unwrap_or_default()
+}
+
+fn shorter(missing: u64) -> io::Error {
+    Error::local(format!(
+        "the file became shorter while it was read: {missing} bytes are missing"
+    ))
+    .advise("do not write to the image while it is pushed")
+    .into_io()
+}

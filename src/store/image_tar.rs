@@ -1,0 +1,516 @@
+//! Writes `image.tar` for `get` with `format: oci`: what `docker load` takes (`manifest.json`, config,
+//! layers as the registry has them), and at the same time an OCI layout, as Docker 25 and later save
+//! images. Each blob is there once, under `blobs/`.
+//!
+//! Every member's place follows from the manifest, so several threads write layers at once. The bytes
+//! of the file depend on the manifest and the names alone.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::layout_writer::{Annotations, create, index_of, listed, to_json};
+use super::writing::{BlobWriter, Done};
+use super::{LAYOUT_VERSION, Stored};
+use crate::error::{Doing, Error, Result};
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{Descriptor, Document, Manifest};
+use crate::oci::reference::{Repository, Tag};
+use crate::workers::lock;
+
+const BLOCK: u64 = 512;
+
+/// The largest size that a header's eleven octal digits can hold (POSIX.1-2017, pax, "ustar"). Above
+/// it sizes are written in base 256, as GNU tar and Go do and read.
+const OCTAL_LIMIT: u64 = 0o777_7777_7777;
+
+/// A header has so many bytes for a name; longer ones (sha512) come in a PAX record.
+const NAME_FIELD: usize = 100;
+
+const CHECKSUM: std::ops::Range<usize> = 148..156;
+
+/// A tarball that is being written, under a name of its own until it is whole.
+pub(crate) struct ImageTar {
+    path: PathBuf,
+    unproven: PathBuf,
+    file: Arc<File>,
+    /// Where each blob's bytes go, with their number.
+    places: BTreeMap<Digest, (u64, u64)>,
+    done: Done,
+    finished: bool,
+}
+
+impl ImageTar {
+    /// Starts the tarball of the image `stored` at `path`, in the place of one that is there. It is
+    /// named for `names`; without any `docker load` loads it by its id alone.
+    ///
+    /// # Errors
+    /// An index, which no tarball of this kind can hold; a manifest whose sizes make no sense.
+    pub(crate) fn create(
+        path: &Path,
+        stored: &Stored,
+        names: &[(&Repository, &Tag)],
+    ) -> Result<Self> {
+        let Document::Image(manifest) = &stored.document else {
+            return Err(Error::local("an index cannot be saved as `image.tar`"));
+        };
+        let mut plan = Plan::default();
+        plan.file("oci-layout", LAYOUT_VERSION.as_bytes().to_vec())?;
+        plan.file("index.json", index_json(stored, names)?)?;
+        plan.file("manifest.json", manifest_json(manifest, names)?)?;
+        plan.directory("blobs/")?;
+        let blobs = blobs(stored, manifest)?;
+        let mut algorithms = Vec::new();
+        for blob in &blobs {
+            let algorithm = blob.digest.algorithm().name();
+            if !algorithms.contains(&algorithm) {
+                algorithms.push(algorithm);
+                plan.directory(&format!("blobs/{algorithm}/"))?;
+            }
+        }
+        let mut places = BTreeMap::new();
+        for blob in blobs {
+            let at = plan.member(&blob_path(&blob.digest), blob.size)?;
+            places.insert(blob.digest.clone(), (at, blob.size));
+        }
+        plan.end()?;
+
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+        let unproven = path.with_file_name(format!(".{file_name}.partial"));
+        for old in [path, unproven.as_path()] {
+            match fs::remove_file(old) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).doing(|| format!("remove `{}`", old.display()));
+                }
+                _ => {}
+            }
+        }
+        let tar = ImageTar {
+            path: path.to_owned(),
+            file: Arc::new(create(&unproven)?),
+            unproven,
+            places,
+            done: Done::default(),
+            finished: false,
+        };
+        // What nobody writes reads as zeros: padding and the end marker.
+        let sized = tar.file.set_len(plan.at);
+        let written = sized.and_then(|()| {
+            let mut parts = plan.parts.iter();
+            parts.try_for_each(|(at, bytes)| tar.file.write_all_at(bytes, *at))
+        });
+        written.doing(|| format!("write `{}`", tar.unproven.display()))?;
+        // The manifest is at hand and has been compared with its digest.
+        if let Some((at, _)) = tar.places.get(&stored.descriptor.digest) {
+            let written = tar.file.write_all_at(&stored.bytes, *at);
+            written.doing(|| format!("write `{}`", tar.unproven.display()))?;
+            lock(&tar.done).insert(stored.descriptor.digest.clone());
+        }
+        Ok(tar)
+    }
+
+    /// A place for the bytes of the config or a layer.
+    ///
+    /// # Errors
+    /// A blob that the manifest does not name.
+    pub(crate) fn blob(&self, digest: &Digest) -> Result<BlobWriter<'_>> {
+        let place = self.places.get(digest);
+        let (start, size) =
+            *place.ok_or_else(|| Error::local(format!("{digest} is not in the image")))?;
+        Ok(BlobWriter {
+            file: Arc::clone(&self.file),
+            start,
+            written: 0,
+            size,
+            digest: digest.clone(),
+            rename: None,
+            done: &self.done,
+        })
+    }
+
+    /// Gives the tarball its name.
+    ///
+    /// # Errors
+    /// A blob that has not been committed.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        for digest in self.places.keys() {
+            if !lock(&self.done).contains(digest) {
+                return Err(Error::local(format!("{digest} was not written")));
+            }
+        }
+        let renamed = fs::rename(&self.unproven, &self.path);
+        renamed.doing(|| format!("rename `{}`", self.unproven.display()))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for ImageTar {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The step has failed already.
+            let _ = fs::remove_file(&self.unproven);
+        }
+    }
+}
+
+/// The manifest, its config and its layers, each once.
+fn blobs<'a>(stored: &'a Stored, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>> {
+    let mut seen: BTreeMap<&Digest, u64> = BTreeMap::new();
+    let mut blobs = Vec::new();
+    for blob in [&stored.descriptor, &manifest.config]
+        .into_iter()
+        .chain(&manifest.layers)
+    {
+        match seen.insert(&blob.digest, blob.size) {
+            None => blobs.push(blob),
+            Some(size) if size == blob.size => {}
+            Some(size) => {
+                return Err(Error::hostile(format!(
+                    "the manifest gives {} two sizes, {size} and {}",
+                    blob.digest, blob.size
+                )));
+            }
+        }
+    }
+    Ok(blobs)
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// What Docker before 25 reads, and containerd where there is no `index.json`.
+fn manifest_json(manifest: &Manifest, names: &[(&Repository, &Tag)]) -> Result<Vec<u8>> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Saved {
+        config: String,
+        repo_tags: Vec<String>,
+        layers: Vec<String>,
+    }
+    let names = names.iter();
+    let names = names.map(|(repository, tag)| format!("{}:{tag}", repository.familiar_name()));
+    let layers = manifest.layers.iter();
+    to_json(&[Saved {
+        config: blob_path(&manifest.config.digest),
+        repo_tags: names.collect(),
+        layers: layers.map(|layer| blob_path(&layer.digest)).collect(),
+    }])
+}
+
+/// One entry a name, as Docker writes it.
+fn index_json(stored: &Stored, names: &[(&Repository, &Tag)]) -> Result<Vec<u8>> {
+    let mut entries = Vec::new();
+    for (repository, tag) in names {
+        let mut entry = listed(&stored.descriptor);
+        entry.annotations = Some(Annotations {
+            name: format!("{repository}:{tag}"),
+            tag: tag.to_string(),
+        });
+        entries.push(entry);
+    }
+    if entries.is_empty() {
+        entries.push(listed(&stored.descriptor));
+    }
+    index_of(entries)
+}
+
+/// The file before its blobs are there.
+#[derive(Default)]
+struct Plan {
+    /// What is known already, and where it goes.
+    parts: Vec<(u64, Vec<u8>)>,
+    at: u64,
+}
+
+impl Plan {
+    fn file(&mut self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let at = self.member(name, bytes.len() as u64)?;
+        self.parts.push((at, bytes));
+        Ok(())
+    }
+
+    fn directory(&mut self, name: &str) -> Result<()> {
+        self.part(header(name, 0o755, b'5', 0)?)
+    }
+
+    /// A regular file of `size` bytes; gives where they begin.
+    fn member(&mut self, name: &str, size: u64) -> Result<u64> {
+        let mut short = name;
+        if name.len() > NAME_FIELD {
+            let record = pax_record("path", name);
+            let length = record.len() as u64;
+            self.part(header("pax-header", 0o644, b'x', length)?)?;
+            self.part(record.into_bytes())?;
+            short = name.get(..NAME_FIELD).unwrap_or_default();
+        }
+        self.part(header(short, 0o644, b'0', size)?)?;
+        let at = self.at;
+        self.advance(size)?;
+        Ok(at)
+    }
+
+    fn part(&mut self, bytes: Vec<u8>) -> Result<()> {
+        let size = bytes.len() as u64;
+        self.parts.push((self.at, bytes));
+        self.advance(size)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.advance(2 * BLOCK)
+    }
+
+    fn advance(&mut self, size: u64) -> Result<()> {
+        let end = size
+            .checked_next_multiple_of(BLOCK)
+            .and_then(|size| self.at.checked_add(size))
+            // What the kernel takes for a file's size.
+            .filter(|end| i64::try_from(*end).is_ok());
+        self.at = end.ok_or_else(|| {
+            Error::hostile(format!("the manifest announces {size} bytes for one blob"))
+        })?;
+        Ok(())
+    }
+}
+
+/// A ustar header (POSIX.1-2017, pax) of root's, at time 0; GNU's where the size needs base 256.
+fn header(name: &str, mode: u32, kind: u8, size: u64) -> Result<Vec<u8>> {
+    if name.len() > NAME_FIELD {
+        return Err(Error::local(format!(
+            "`{name}` is too long for a tar header"
+        )));
+    }
+    let mut header = Vec::with_capacity(BLOCK as usize);
+    let mut field = |bytes: &[u8], width: usize| {
+        let end = header.len() + width;
+        header.extend_from_slice(bytes);
+        header.resize(end, 0);
+    };
+    field(name.as_bytes(), NAME_FIELD);
+    field(format!("{mode:07o}").as_bytes(), 8);
+    field(b"0000000", 8);
+    field(b"0000000", 8);
+    match size > OCTAL_LIMIT {
+        true => {
+            field(&[0x80, 0, 0, 0], 4);
+            field(&size.to_be_bytes(), 8);
+        }
+        false => field(format!("{size:011o}").as_bytes(), 12),
+    }
+    field(b"00000000000", 12);
+    // The checksum is taken with spaces in its place.
+    field(&[b' '; 8], 8);
+    field(&[kind], 1);
+    field(b"", 100);
+    match size > OCTAL_LIMIT {
+        true => field(b"ustar  \0", 8),
+        false => field(b"ustar\x0000", 8),
+    }
+    header.resize(BLOCK as usize, 0);
+    let sum: u32 = header.iter().copied().map(u32::from).sum();
+    if let Some(field) = header.get_mut(CHECKSUM) {
+        field.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    Ok(header)
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts its own digits (POSIX.1-2017, pax).
+fn pax_record(key: &str, value: &str) -> String {
+    let rest = format!(" {key}={value}\n");
+    let mut length = rest.len() + 1;
+    while length != rest.len() + length.to_string().len() {
+        length = rest.len() + length.to_string().len();
+    }
+    format!("{length}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::store::samples::{Parts, Scratch, tree};
+    use crate::store::{Source, open};
+    use crate::workers::Workers;
+
+    fn names() -> (Repository, Tag) {
+        (
+            Repository::parse("busybox").unwrap(),
+            Tag::parse("1.36").unwrap(),
+        )
+    }
+
+    fn copy(source: &Source, to: &Path, workers: usize) -> Result<()> {
+        let tree = tree(source);
+        let (repository, tag) = names();
+        let tar = ImageTar::create(to, tree.root()?, &[(&repository, &tag)])?;
+        let blobs: Vec<&Descriptor> = tree.blobs().collect();
+        Workers::new(workers).map(&blobs, |blob, _| {
+            let mut body = source.open(&blob.digest)?;
+            let mut writer = tar.blob(&blob.digest)?;
+            std::io::copy(&mut body, &mut writer).doing(|| "copy")?;
+            writer.commit(&body.finish()?)
+        })?;
+        tar.finish()
+    }
+
+    fn sample() -> (Scratch, Source, Value) {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a", "bb", "a"]);
+        parts.layout(std::slice::from_ref(&image));
+        let scratch = Scratch::new();
+        let source = scratch.directory(&parts).unwrap();
+        (scratch, source, image)
+    }
+
+    #[test]
+    fn the_tarball_is_a_layout_and_a_saved_image_and_a_push_gives_the_same_digest() {
+        let (scratch, source, image) = sample();
+        let path = scratch.path().join("image.tar");
+        copy(&source, &path, 4).unwrap();
+        let again = open(&path, Workers::new(1)).unwrap();
+        let root = &tree(&again).root().unwrap().descriptor;
+        assert_eq!(root.digest.to_string(), image["digest"]);
+
+        let mut found = Vec::new();
+        let mut archive = tar::Archive::new(File::open(&path).unwrap());
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            let header = entry.header();
+            assert_eq!((header.mtime().unwrap(), header.uid().unwrap()), (0, 0));
+            found.push((name, bytes));
+        }
+        let start: Vec<&str> = found
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .take(6)
+            .collect();
+        let manifest = blob_path(&root.digest);
+        assert_eq!(
+            start,
+            [
+                "oci-layout",
+                "index.json",
+                "manifest.json",
+                "blobs/",
+                "blobs/sha256/",
+                &manifest
+            ]
+        );
+        assert_eq!(found.len(), 9, "each blob is there once");
+        let index: Value = serde_json::from_slice(&found[1].1).unwrap();
+        assert_eq!(
+            index["manifests"][0]["annotations"],
+            json!({
+                "io.containerd.image.name": "docker.io/library/busybox:1.36",
+                "org.opencontainers.image.ref.name": "1.36",
+            })
+        );
+        let saved: Value = serde_json::from_slice(&found[2].1).unwrap();
+        assert_eq!(saved[0]["RepoTags"], json!(["busybox:1.36"]));
+        let layers = saved[0]["Layers"].as_array().unwrap();
+        assert_eq!(layers.len(), 3);
+        assert_eq!(layers[0], layers[2]);
+        for (name, bytes) in found.iter().skip(5) {
+            assert_eq!(*name, blob_path(&Digest::of(bytes)));
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_the_same_for_any_number_of_workers() {
+        let (scratch, source, _) = sample();
+        let files = [1, 8].map(|workers| {
+            let path = scratch.path().join("image.tar");
+            copy(&source, &path, workers).unwrap();
+            fs::read(path).unwrap()
+        });
+        assert_eq!(files[0], files[1]);
+        assert_eq!(files[0].len() % 512, 0);
+    }
+
+    #[test]
+    fn a_tarball_gets_its_name_when_every_blob_is_proven() {
+        let (scratch, source, _) = sample();
+        let path = scratch.path().join("image.tar");
+        fs::write(&path, "of an earlier run").unwrap();
+        let root = tree(&source).root().unwrap();
+        let tar = ImageTar::create(&path, root, &[]).unwrap();
+        let blob = tree(&source).blobs().next().unwrap().clone();
+        let mut writer = tar.blob(&blob.digest).unwrap();
+        let too_much = vec![0; usize::try_from(blob.size).unwrap() + 1];
+        assert!(
+            writer.write_all(&too_much).is_err(),
+            "the next member begins there"
+        );
+        drop(writer);
+        let text = scratch.text(tar.finish());
+        assert!(text.ends_with("was not written"), "{text}");
+        let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn members_beyond_eight_gigabytes_and_of_sha512_are_found_again() {
+        let sha512 = format!("sha512:{}", "0f".repeat(64));
+        let config = Digest::of(b"{}").to_string();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "config": {"mediaType": "application/x", "digest": config, "size": 2},
+            "layers": [
+                {"mediaType": "application/x", "digest": sha512, "size": OCTAL_LIMIT + 1},
+                {"mediaType": "application/x", "digest": Digest::of(b"x").to_string(), "size": 1},
+            ],
+        });
+        let bytes = manifest.to_string().into_bytes();
+        let digest = Digest::of(&bytes);
+        let stored = Stored::new(bytes, &digest, "").unwrap();
+        let scratch = Scratch::new();
+        let path = scratch.path().join("image.tar");
+        let tar = ImageTar::create(&path, &stored, &[]).unwrap();
+        let file = File::open(&tar.unproven).unwrap();
+        // Holes: nothing of this is on the disk.
+        let mut archive = tar::Archive::new(file);
+        let mut found = BTreeMap::new();
+        for entry in archive.entries_with_seek().unwrap() {
+            let entry = entry.unwrap();
+            let name = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+            found.insert(name, (entry.raw_file_position(), entry.size()));
+        }
+        for (digest, place) in &tar.places {
+            assert_eq!(found[&blob_path(digest)], *place);
+        }
+    }
+
+    #[test]
+    fn sizes_that_make_no_sense_are_refused() {
+        let config = Digest::of(b"{}").to_string();
+        for sizes in [[u64::MAX, 1], [1 << 62, 1 << 62], [1, 2]] {
+            let layer = |size| json!({"digest": config, "size": size});
+            let other = json!({"digest": Digest::of(b"x").to_string(), "size": sizes[1]});
+            let second = match sizes {
+                [1, 2] => layer(2),
+                _ => other,
+            };
+            let manifest = json!({
+                "schemaVersion": 2, "config": layer(sizes[0]), "layers": [second],
+            });
+            let bytes = manifest.to_string().into_bytes();
+            let digest = Digest::of(&bytes);
+            let stored = Stored::new(bytes, &digest, "").unwrap();
+            let scratch = Scratch::new();
+            let made = ImageTar::create(&scratch.path().join("image.tar"), &stored, &[]);
+            assert!(made.is_err());
+            assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+        }
+    }
+}

@@ -1,0 +1,660 @@
+//! OCI image layouts (image-spec, image-layout.md), as a directory or inside a tarball: which of
+//! their documents is the one to push, and everything it refers to.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::files::Files;
+use super::members::Name;
+use super::{Blob, Stored, Tree};
+use crate::error::{Doing, Error, Result};
+use crate::oci::config::ImageConfig;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{Descriptor, Document, Index, Manifest, OCI_INDEX, OCI_MANIFEST};
+
+/// Indexes inside indexes: one level is what builders make.
+const NESTING_LIMIT: usize = 8;
+
+/// All documents of one image in memory, in bytes: an index of a hundred platforms has 200 KiB.
+const DOCUMENTS_LIMIT: usize = 64 << 20;
+
+/// Written by `in` beside an image that belongs to no index.
+pub(super) const SINGLE: &str = "single-image-digest";
+
+/// Reads the layout in `files`; the caller has seen its `index.json`.
+///
+/// What is pushed, in this order:
+/// 1. the image that `single-image-digest` names;
+/// 2. `index.json` itself where the same bytes also lie in `blobs/`, as `in` writes it;
+/// 3. the one image that `index.json` lists; if it lists one index, that index, unwrapped for as
+///    long as it holds nothing but another one;
+/// 4. `index.json` itself.
+pub(super) fn read(files: &Files) -> Result<Tree> {
+    let (bytes, index) = index(files)?;
+    let root = root(files, &bytes, &index)?;
+    tree(files, root)
+}
+
+/// `index.json`, parsed, and the version of the layout checked.
+pub(super) fn index(files: &Files) -> Result<(Vec<u8>, Index)> {
+    check_version(files)?;
+    let bytes = required(files, &named("index.json")?)?;
+    let index = match Document::parse(&bytes, "") {
+        Ok(Document::Index(index)) => Ok(index),
+        Ok(Document::Image(_)) => Err(Error::local("it is an image manifest and no index")),
+        Err(error) => Err(error),
+    };
+    let index = index.doing(|| shown(files, "index.json"))?;
+    Ok((bytes, index))
+}
+
+/// A layout without `oci-layout` is taken as it is: nothing in the file is needed.
+fn check_version(files: &Files) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Layout {
+        #[serde(rename = "imageLayoutVersion")]
+        version: String,
+    }
+    let Some(bytes) = files.document(&named("oci-layout")?)? else {
+        return Ok(());
+    };
+    let layout: Layout = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::local(format!("it cannot be read: {error}")))
+        .doing(|| shown(files, "oci-layout"))?;
+    match layout.version.as_str() {
+        "1.0.0" => Ok(()),
+        other => Err(Error::local(format!(
+            "the layout has version `{other}`; 1.0.0 is the only one there is"
+        ))
+        .doing(shown(files, "oci-layout"))),
+    }
+}
+
+fn root(files: &Files, bytes: &[u8], index: &Index) -> Result<Stored> {
+    if let Some(text) = files.document(&named(SINGLE)?)? {
+        let digest = std::str::from_utf8(&text).unwrap_or_default().trim_ascii();
+        let digest = Digest::parse(digest).doing(|| shown(files, SINGLE))?;
+        let listed = index.manifests.iter().find(|entry| entry.digest == digest);
+        let media_type = listed.map_or("", |entry| &entry.media_type);
+        return stored(files, &digest, None, media_type).doing(|| shown(files, SINGLE));
+    }
+    let itself = Digest::of(bytes);
+    if files.has(&blob_name(&itself)?) {
+        return Stored::new(bytes.to_vec(), &itself, "");
+    }
+    let entries = distinct(index);
+    let mut root = match entries.as_slice() {
+        [] => return Err(Error::local("it lists no image").doing(shown(files, "index.json"))),
+        [only] if is_document(only) => pointed_to(files, only)?,
+        [only] => {
+            return Err(Error::local(format!(
+                "it lists nothing but a `{}`, which is no image",
+                only.media_type
+            ))
+            .doing(shown(files, "index.json")));
+        }
+        _ => return Stored::new(bytes.to_vec(), &itself, ""),
+    };
+    for _ in 0..NESTING_LIMIT {
+        let Document::Index(index) = &root.document else {
+            break;
+        };
+        root = match distinct(index).as_slice() {
+            [only] if only.is_index() => pointed_to(files, only)?,
+            _ => break,
+        };
+    }
+    Ok(root)
+}
+
+/// Whether an entry of an index may be a manifest or an index; early builders left the type out.
+fn is_document(entry: &Descriptor) -> bool {
+    entry.is_document() || entry.media_type.is_empty()
+}
+
+fn pointed_to(files: &Files, entry: &Descriptor) -> Result<Stored> {
+    stored(files, &entry.digest, Some(entry.size), &entry.media_type)
+}
+
+/// The entries of an index, an image under several names counted once.
+fn distinct(index: &Index) -> Vec<Descriptor> {
+    let mut seen = BTreeSet::new();
+    let entries = index.manifests.iter();
+    let entries = entries.filter(|entry| seen.insert(entry.digest.clone()));
+    entries.cloned().collect()
+}
+
+/// Everything that `root` refers to, each document and blob once.
+///
+/// # Errors
+/// A file that is missing, or whose bytes are not what their descriptor says. The bytes of blobs
+/// are compared when they are read.
+pub(super) fn tree(files: &Files, root: Stored) -> Result<Tree> {
+    let mut found = Found {
+        files,
+        seen: BTreeSet::from([root.descriptor.digest.clone()]),
+        bytes: 0,
+        tree: Tree::default(),
+    };
+    found.document(root, 0)?;
+    Ok(found.tree)
+}
+
+struct Found<'a> {
+    files: &'a Files,
+    seen: BTreeSet<Digest>,
+    bytes: usize,
+    tree: Tree,
+}
+
+impl Found<'_> {
+    /// Adds what `stored` refers to, then `stored`: a registry refuses a manifest whose parts it
+    /// does not have.
+    fn document(&mut self, stored: Stored, depth: usize) -> Result<()> {
+        self.bytes += stored.bytes.len();
+        if self.bytes > DOCUMENTS_LIMIT {
+            return Err(Error::local(format!(
+                "its manifests have more than {DOCUMENTS_LIMIT} bytes together"
+            )));
+        }
+        if depth > NESTING_LIMIT {
+            return Err(Error::local(format!(
+                "its indexes are nested deeper than {NESTING_LIMIT} levels"
+            )));
+        }
+        let digest = stored.descriptor.digest.clone();
+        let within = || format!("{} {digest}", stored.document);
+        match &stored.document {
+            Document::Image(manifest) => self.image(manifest).doing(within)?,
+            Document::Index(index) => {
+                for entry in &index.manifests {
+                    self.entry(entry, depth + 1).doing(within)?;
+                }
+            }
+        }
+        self.tree.documents.push(stored);
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Descriptor, depth: usize) -> Result<()> {
+        if !is_document(entry) {
+            // An index may list anything, as BuildKit's caches do.
+            return self.blob(entry);
+        }
+        if !self.seen.insert(entry.digest.clone()) {
+            return Ok(());
+        }
+        self.document(pointed_to(self.files, entry)?, depth)
+    }
+
+    fn image(&mut self, manifest: &Manifest) -> Result<()> {
+        self.blob(&manifest.config)?;
+        if manifest.artifact_type().is_none() {
+            check_config(self.files, manifest)?;
+        }
+        for layer in &manifest.layers {
+            self.blob(layer)?;
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, blob: &Descriptor) -> Result<()> {
+        let name = blob_name(&blob.digest)?;
+        let Some(size) = self.files.size(&name)? else {
+            // A foreign layer stays where its `urls` say; the registry is not given it.
+            return match blob.urls.is_empty() {
+                true => Err(Error::local("there is no such file").doing(self.files.show(&name))),
+                false => Ok(()),
+            };
+        };
+        if size != blob.size {
+            return Err(Error::local(format!(
+                "it has {size} bytes, where {} are announced",
+                blob.size
+            ))
+            .doing(self.files.show(&name)));
+        }
+        if self.seen.insert(blob.digest.clone()) {
+            self.tree.blobs.push(Blob {
+                descriptor: blob.clone(),
+                name,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The config of an image must be there and speak of as many layers as the manifest lists.
+fn check_config(files: &Files, manifest: &Manifest) -> Result<()> {
+    let name = blob_name(&manifest.config.digest)?;
+    let Descriptor { digest, size, .. } = &manifest.config;
+    let config = sized(files, digest, Some(*size))?;
+    digest.check(&config).doing(|| files.show(&name))?;
+    let config = ImageConfig::parse(&config).doing(|| files.show(&name))?;
+    // Some artifacts call themselves images and carry a config of `{}`: theirs is no layer.
+    let has_layers = manifest.layers.is_empty()
+        || manifest
+            .layers
+            .iter()
+            .any(|layer| layer.media_type.contains(".tar"));
+    check_count(manifest.layers.len(), &config, has_layers).doing(|| files.show(&name))
+}
+
+pub(super) fn check_count(layers: usize, config: &ImageConfig, has_layers: bool) -> Result<()> {
+    let diff_ids = config.diff_ids().len();
+    match has_layers && layers != diff_ids {
+        true => Err(Error::local(format!(
+            "the config lists {diff_ids} layers (`rootfs.diff_ids`), the manifest {layers}"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Reads and checks a document of `blobs/`.
+pub(super) fn stored(
+    files: &Files,
+    digest: &Digest,
+    size: Option<u64>,
+    media_type: &str,
+) -> Result<Stored> {
+    let bytes = sized(files, digest, size)?;
+    let shown = || blob_name(digest).map_or_else(|_| digest.to_string(), |name| files.show(&name));
+    Stored::new(bytes, digest, media_type).doing(shown)
+}
+
+/// The bytes of a document; their digest is for the caller to compare.
+fn sized(files: &Files, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
+    let name = blob_name(digest)?;
+    let bytes = required(files, &name)?;
+    if let Some(size) = size
+        && bytes.len() as u64 != size
+    {
+        return Err(Error::local(format!(
+            "it has {} bytes, where {size} are announced",
+            bytes.len()
+        ))
+        .doing(files.show(&name)));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn required(files: &Files, name: &Name) -> Result<Vec<u8>> {
+    files
+        .document(name)?
+        .ok_or_else(|| Error::local("there is no such file").doing(files.show(name)))
+}
+
+impl Stored {
+    /// The document `bytes`, with the media type to push it under: its own, or what pointed to it
+    /// (or the Content-Type it came with) said, or the OCI type of its shape.
+    ///
+    /// # Errors
+    /// Bytes with another digest; what [`Document::parse`] refuses.
+    pub(crate) fn new(bytes: Vec<u8>, digest: &Digest, media_type: &str) -> Result<Stored> {
+        #[derive(Deserialize)]
+        struct Typed {
+            #[serde(rename = "mediaType", default)]
+            media_type: Option<String>,
+        }
+        digest.check(&bytes)?;
+        let document = Document::parse(&bytes, media_type)?;
+        let own: Typed = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::local(format!("the manifest cannot be read: {error}")))?;
+        let own = own.media_type.filter(|text| !text.is_empty());
+        let media_type = match (own, media_type) {
+            (Some(own), _) => own,
+            (None, "") => match document {
+                Document::Image(_) => OCI_MANIFEST.to_owned(),
+                Document::Index(_) => OCI_INDEX.to_owned(),
+            },
+            (None, said) => said.to_owned(),
+        };
+        Ok(Stored {
+            descriptor: Descriptor {
+                media_type,
+                digest: digest.clone(),
+                size: bytes.len() as u64,
+                urls: Vec::new(),
+                annotations: Default::default(),
+                platform: None,
+            },
+            bytes,
+            document,
+        })
+    }
+}
+
+/// `blobs/<algorithm>/<hex>`.
+pub(super) fn blob_name(digest: &Digest) -> Result<Name> {
+    named(&format!(
+        "blobs/{}/{}",
+        digest.algorithm().name(),
+        digest.hex()
+    ))
+}
+
+pub(super) fn named(text: &str) -> Result<Name> {
+    Name::clean(text).ok_or_else(|| Error::local(format!("`{text}` leads out of the image")))
+}
+
+fn shown(files: &Files, name: &str) -> String {
+    named(name).map_or_else(|_| name.to_owned(), |name| files.show(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::oci::manifest::OCI_CONFIG;
+    use crate::store::samples::{Parts, Scratch, TAR, config, gzip, index_of, layer, read, tree};
+
+    fn digest(descriptor: &Value) -> String {
+        descriptor["digest"].as_str().unwrap().to_owned()
+    }
+
+    /// The digest that a push of this layout gives, the same from a directory and from a tarball.
+    fn root(parts: &Parts) -> String {
+        let scratch = Scratch::new();
+        let sources = [scratch.directory(parts), scratch.tarball(parts)];
+        let [directory, tarball] = sources.map(|source| {
+            let source = source.unwrap();
+            for blob in tree(&source).blobs() {
+                assert_eq!(read(&source, &blob.digest).unwrap().len() as u64, blob.size);
+            }
+            tree(&source).root().unwrap().descriptor.digest.to_string()
+        });
+        assert_eq!(directory, tarball);
+        directory
+    }
+
+    #[test]
+    fn a_layout_of_one_image_is_that_image() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a", "bb"]);
+        parts.layout(std::slice::from_ref(&image));
+        assert_eq!(root(&parts), digest(&image));
+        let scratch = Scratch::new();
+        let source = scratch.directory(&parts).unwrap();
+        assert_eq!(tree(&source).documents.len(), 1);
+        assert_eq!(tree(&source).blobs().count(), 3);
+    }
+
+    #[test]
+    fn an_image_under_two_names_is_one_image() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a"]);
+        let named = |name: &str| {
+            let mut image = image.clone();
+            image["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+            image
+        };
+        parts.layout(&[named("a"), named("b")]);
+        assert_eq!(root(&parts), digest(&image));
+    }
+
+    #[test]
+    fn a_layout_of_several_images_is_its_index_json() {
+        let mut parts = Parts::default();
+        let images = [parts.image(&["a"]), parts.image(&["bb"])];
+        parts.layout(&images);
+        assert_eq!(
+            root(&parts),
+            Digest::of(parts.bytes("index.json")).to_string()
+        );
+    }
+
+    #[test]
+    fn an_index_that_is_all_there_is_is_unwrapped() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a"]);
+        let index = parts.index(std::slice::from_ref(&image));
+        parts.layout(std::slice::from_ref(&index));
+        assert_eq!(root(&parts), digest(&index));
+        let outer = parts.index(std::slice::from_ref(&index));
+        parts.layout(&[outer]);
+        assert_eq!(root(&parts), digest(&index));
+    }
+
+    #[test]
+    fn an_index_json_that_also_lies_in_blobs_is_what_is_pushed() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a"]);
+        let index = parts.index(std::slice::from_ref(&image));
+        parts.layout(std::slice::from_ref(&image));
+        assert_eq!(root(&parts), digest(&index));
+    }
+
+    #[test]
+    fn the_single_image_digest_beside_a_layout_is_what_is_pushed() {
+        let mut parts = Parts::default();
+        let images = [parts.image(&["a"]), parts.image(&["bb"])];
+        parts.layout(&images);
+        for text in [digest(&images[1]), format!("{}\n", digest(&images[1]))] {
+            parts.file(SINGLE, text);
+            assert_eq!(root(&parts), digest(&images[1]));
+        }
+    }
+
+    #[test]
+    fn children_come_before_their_index_and_everything_comes_once() {
+        let mut parts = Parts::default();
+        let images = [parts.image(&["a", "same"]), parts.image(&["bb", "same"])];
+        let inner = parts.index(&images);
+        let outer = [inner, images[0].clone()];
+        parts.layout(&outer);
+        let scratch = Scratch::new();
+        let source = scratch.tarball(&parts).unwrap();
+        let order: Vec<String> = tree(&source)
+            .documents
+            .iter()
+            .map(|stored| stored.descriptor.digest.to_string())
+            .collect();
+        let itself = Digest::of(parts.bytes("index.json")).to_string();
+        assert_eq!(
+            order,
+            [
+                digest(&images[0]),
+                digest(&images[1]),
+                digest(&outer[0]),
+                itself
+            ]
+        );
+        // Two configs, three layers.
+        assert_eq!(tree(&source).blobs().count(), 5);
+    }
+
+    #[test]
+    fn blobs_of_a_directory_may_be_symbolic_links() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a"]);
+        parts.layout(&[image]);
+        let scratch = Scratch::new();
+        let outside = scratch.path().join("outside");
+        let name = parts
+            .0
+            .keys()
+            .find(|name| name.starts_with("blobs"))
+            .cloned();
+        let name = name.unwrap();
+        std::fs::write(&outside, parts.bytes(&name)).unwrap();
+        parts.symlink(&name, outside.to_str().unwrap());
+        assert!(scratch.directory(&parts).is_ok());
+        // In a tarball the same link leads out of it.
+        let text = scratch.text(scratch.tarball(&parts));
+        assert!(text.contains("which is not in the tarball"), "{text}");
+    }
+
+    #[test]
+    fn a_foreign_layer_may_be_missing() {
+        let mut parts = Parts::default();
+        let tar = layer("a");
+        let mut foreign = parts.blob(
+            "application/vnd.oci.image.layer.nondistributable.v1.tar",
+            &tar,
+        );
+        parts.0.clear();
+        foreign["urls"] = json!(["https://example.com/a"]);
+        let config = parts.document(OCI_CONFIG, &config(&[tar]));
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [foreign]});
+        let manifest = parts.document(OCI_MANIFEST, &manifest);
+        parts.layout(std::slice::from_ref(&manifest));
+        assert_eq!(root(&parts), digest(&manifest));
+    }
+
+    #[test]
+    fn an_artifact_needs_no_image_config() {
+        let mut parts = Parts::default();
+        let config = parts.blob("application/vnd.cncf.helm.config.v1+json", b"{}");
+        let chart = parts.blob(
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+            b"chart",
+        );
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [chart]});
+        let manifest = parts.document(OCI_MANIFEST, &manifest);
+        parts.layout(std::slice::from_ref(&manifest));
+        assert_eq!(root(&parts), digest(&manifest));
+    }
+
+    #[test]
+    fn what_is_not_whole_is_told_by_the_file_that_is_wrong() {
+        let mut good = Parts::default();
+        let image = good.image(&["a"]);
+        good.layout(std::slice::from_ref(&image));
+        let hex = digest(&image).replace("sha256:", "");
+        let manifest = format!("blobs/sha256/{hex}");
+        let parsed: Value = serde_json::from_slice(good.bytes(&manifest)).unwrap();
+        let name_of = |value: &Value| format!("blobs/sha256/{}", &digest(value)[7..]);
+        let (config_name, layer_name) = (name_of(&parsed["config"]), name_of(&parsed["layers"][0]));
+        type Change<'a> = &'a dyn Fn(&mut Parts);
+        let cases: [(Change<'_>, String); 12] = [
+            (
+                &|parts| {
+                    parts.0.remove(&manifest);
+                },
+                format!("`/directory/{manifest}`: there is no such file"),
+            ),
+            (
+                &|parts| {
+                    parts.0.remove(&layer_name);
+                },
+                format!("`/directory/{layer_name}`: there is no such file"),
+            ),
+            (
+                &|parts| {
+                    parts.0.remove(&config_name);
+                },
+                format!("`/directory/{config_name}`: there is no such file"),
+            ),
+            (
+                &|parts| parts.file(&layer_name, b"short"),
+                format!("`/directory/{layer_name}`: it has 5 bytes, where"),
+            ),
+            (
+                &|parts| {
+                    let other = String::from_utf8(parts.bytes(&config_name).to_vec()).unwrap();
+                    parts.file(&config_name, other.replace("amd64", "amd46"));
+                },
+                format!("`/directory/{config_name}`: the bytes are not the ones asked for"),
+            ),
+            (
+                &|parts| {
+                    let other = String::from_utf8(parts.bytes(&manifest).to_vec()).unwrap();
+                    parts.file(&manifest, other.replace("schemaVersion", "schemaversion"));
+                },
+                format!("`/directory/{manifest}`: the bytes are not the ones asked for"),
+            ),
+            (
+                &|parts| parts.file("oci-layout", r#"{"imageLayoutVersion":"2.0.0"}"#),
+                "`/directory/oci-layout`: the layout has version `2.0.0`".to_owned(),
+            ),
+            (
+                &|parts| parts.layout(&[]),
+                "`/directory/index.json`: it lists no image".to_owned(),
+            ),
+            (
+                &|parts| parts.file("index.json", parsed.to_string()),
+                "`/directory/index.json`: it is an image manifest and no index".to_owned(),
+            ),
+            (
+                &|parts| parts.file(SINGLE, "latest"),
+                format!("`/directory/{SINGLE}`: `latest` is not a digest"),
+            ),
+            (
+                &|parts| parts.file("index.json", vec![b' '; 9 << 20]),
+                "`/directory/index.json`: it has 9437184 bytes".to_owned(),
+            ),
+            (
+                &|parts| {
+                    let blob = parts.blob("text/plain", b"x");
+                    parts.layout(&[blob]);
+                },
+                "`/directory/index.json`: it lists nothing but a `text/plain`".to_owned(),
+            ),
+        ];
+        for (change, expected) in cases {
+            let scratch = Scratch::new();
+            let mut parts = good.clone();
+            change(&mut parts);
+            let text = scratch.text(scratch.directory(&parts));
+            assert!(text.starts_with("read image `/directory`: "), "{text}");
+            assert!(text.contains(&expected), "{text}\n{expected}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_blob_fail_at_their_end() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a"]);
+        parts.layout(&[image]);
+        let layer = parts.0.iter().find_map(|(name, _)| {
+            let gzip = parts.bytes(name).starts_with(&[0x1f, 0x8b]);
+            gzip.then(|| name.clone())
+        });
+        let layer = layer.unwrap();
+        let mut bytes = parts.bytes(&layer).to_vec();
+        bytes[20] ^= 1;
+        parts.file(&layer, bytes);
+        let scratch = Scratch::new();
+        let source = scratch.directory(&parts).unwrap();
+        let digest = Digest::parse(&format!("sha256:{}", &layer[13..])).unwrap();
+        let text = scratch.text(read(&source, &digest));
+        assert!(
+            text.starts_with("the bytes are not the ones asked for"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_says_so() {
+        let mut parts = Parts::default();
+        let image = parts.image(&["a"]);
+        parts.layout(&[image]);
+        let scratch = Scratch::new();
+        let source = scratch.tarball(&parts).unwrap();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(scratch.path().join("image.tar"));
+        file.unwrap().set_len(600).unwrap();
+        let blob = tree(&source).blobs().next().unwrap().digest.clone();
+        let text = scratch.text(read(&source, &blob));
+        assert!(
+            text.starts_with("the file became shorter while it was read"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn counts_of_layers_must_agree() {
+        let mut parts = Parts::default();
+        let config = parts.document(OCI_CONFIG, &config(&[layer("a"), layer("bb")]));
+        let layer = parts.blob(TAR, &gzip(&layer("a")));
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+        let manifest = parts.document(OCI_MANIFEST, &manifest);
+        parts.json("index.json", &index_of(&[manifest]));
+        let scratch = Scratch::new();
+        let text = scratch.text(scratch.tarball(&parts));
+        assert!(text.contains("the config lists 2 layers"), "{text}");
+    }
+}
