@@ -133,6 +133,14 @@ impl Layer {
             ..Spec::default()
         })
     }
+
+    pub(crate) fn kind(self, kind: u8, name: &str) -> Self {
+        self.spec(Spec {
+            name: name.as_bytes(),
+            kind,
+            ..Spec::default()
+        })
+    }
 }
 
 impl std::fmt::Debug for Layer {

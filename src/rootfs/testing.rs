@@ -72,7 +72,7 @@ pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
 /// The same, as on a filesystem that moves directories or does not.
 pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Result<()> {
     let report = Report::new(false);
-    let mut rootfs = Rootfs::create(destination, &report)?;
+    let rootfs = Rootfs::create(destination, &report)?;
     if !moves {
         rootfs.keeper.cannot_move_directories();
     }

@@ -852,7 +852,7 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
         let scratch = Scratch::new();
         let report = Report::new(false);
-        let mut rootfs = Rootfs::create(scratch.path(), &report).unwrap();
+        let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
         let mut unpacked: Vec<_> = order
             .iter()
             .map(|n| {
@@ -873,7 +873,7 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
     }
     let scratch = Scratch::new();
     let report = Report::new(false);
-    let mut rootfs = Rootfs::create(scratch.path(), &report).unwrap();
+    let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
     let unpacked = crate::workers::Workers::new(3)
         .map(&layers.each_ref(), |layer, _| {
             let n = layers
