@@ -125,11 +125,19 @@ impl Layer {
         self.linked(b'1', name, target)
     }
 
-    fn linked(self, kind: u8, name: &str, target: &str) -> Self {
+    pub(crate) fn linked(self, kind: u8, name: &str, target: &str) -> Self {
         self.spec(Spec {
             name: name.as_bytes(),
             kind,
             link: target.as_bytes(),
+            ..Spec::default()
+        })
+    }
+
+    pub(crate) fn kind(self, kind: u8, name: &str) -> Self {
+        self.spec(Spec {
+            name: name.as_bytes(),
+            kind,
             ..Spec::default()
         })
     }

@@ -23,7 +23,7 @@ impl Scratch {
         Self::below(&std::env::temp_dir())
     }
 
-    /// In shared memory where there is any: for tests that make and remove very many files.
+    /// In shared memory where there is any: for what makes and removes many files.
     pub(super) fn in_memory() -> Self {
         let memory = Path::new("/dev/shm");
         match memory.is_dir() {
@@ -89,7 +89,7 @@ pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Res
 
 /// What the layers make, one line for each thing.
 pub(super) fn unpack(layers: &[Layer]) -> Result<String> {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     apply(scratch.path(), layers)?;
     assert!(!scratch.path().join(".layers").exists());
     Ok(listing(&scratch.path().join("rootfs")))

@@ -14,7 +14,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::fs::{chmodat, fchmod, fchown, fstat, futimens, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::getegid;
@@ -246,6 +246,10 @@ impl Tree {
             Err(Errno::ACCESS) => {
                 let stat = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW);
                 let stat = stat.map_err(|error| failed(error, "open", &place))?;
+                // The mode of what a link leads to is not ours to change.
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Err(failed(Errno::ACCESS, "open", &place));
+                }
                 let loose = Mode::from_raw_mode(stat.st_mode) | Mode::RWXU;
                 chmodat(&above, name, loose, AtFlags::empty())
                     .map_err(|error| failed(error, "open", &place))?;
