@@ -3,6 +3,7 @@
 //! Looks at the name it was called by, runs that command, prints its answer or one error line,
 //! and exits. The process around the program (arguments, environment, stdin, stdout) ends here.
 
+mod archive;
 mod auth;
 mod commands;
 mod context;
@@ -10,10 +11,13 @@ mod error;
 mod glob;
 mod http;
 mod oci;
+mod pull;
+mod push;
 mod registry;
 mod report;
 mod request;
 mod retry;
+mod rootfs;
 mod secret;
 mod semver;
 mod store;

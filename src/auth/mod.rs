@@ -171,7 +171,8 @@ impl<'a> Authenticator<'a> {
                     *lock(&self.method) = Method::Basic;
                     Ok(value)
                 }
-                _ => Err(self.denied("the registry does not accept this login")),
+                Some(_) => Err(self.denied("the registry does not accept this login")),
+                None => Err(self.denied("the registry wants a login")),
             };
         }
         Err(self.denied("the registry refuses, without saying how to log in"))
@@ -203,13 +204,17 @@ impl<'a> Authenticator<'a> {
     }
 
     fn denied(&self, why: &str) -> Error {
-        let error = Error::new(
+        self.advise(Error::new(
             Kind::Denied,
             format!("{}: {why}", self.registry.authority()),
-        );
-        match self.credentials.is_anonymous() {
-            true => error.advise("set `source.username` and `source.password`"),
-            false => error.advise("check `source.username` and `source.password`"),
-        }
+        ))
+    }
+
+    /// Adds to a refusal what its reader may try.
+    pub(crate) fn advise(&self, error: Error) -> Error {
+        error.advise(match self.credentials.is_anonymous() {
+            true => "set `source.username` and `source.password`",
+            false => "check `source.username` and `source.password`, and what they may do there",
+        })
     }
 }

@@ -8,6 +8,7 @@ use super::challenge::Challenge;
 use super::{Credentials, Secret};
 use crate::error::{Doing, Error, Result};
 use crate::http::{Client, Payload, Request, Response, Url, encode, is_private_literal, problem};
+use crate::oci::json;
 use crate::retry::{Attempts, Gate, Patience};
 
 /// The most a token server's answer is read; an ECR or ACR token has a few KiB.
@@ -176,8 +177,8 @@ fn fetch_once(
     }
     let body = response.bytes(ANSWER_LIMIT)?;
     let unreadable = |why: &str| Error::registry(format!("the token server {} {why}", realm.url));
-    let answer: Answer = serde_json::from_slice(&body)
-        .map_err(|_| unreadable("answers with something else than a token"))?;
+    let answer: Answer =
+        json::object(&body).map_err(|_| unreadable("answers with something else than a token"))?;
     let token = answer
         .token
         .filter(|token| !token.is_empty())

@@ -1,6 +1,229 @@
-use super::Call;
-use crate::error::*;
+//! `in`: fetches one digest into a directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::Path;
-pub(super) fn run(_call: &Call<'_>, _d: &Path) -> Result<String> {
-    Err(Error::local("todo"))
+
+use regex_lite::Regex;
+
+use super::{Call, session};
+use crate::context::Context;
+use crate::error::{Doing, Error, Result};
+use crate::oci::config::ImageConfig;
+use crate::oci::reference::{Repository, Tag};
+use crate::pull;
+use crate::registry::{Image, Remote};
+use crate::request::{Format, GetRequest, Metadata, Produced, Source, produced};
+use crate::rootfs::Rootfs;
+
+/// What a step leaves in its directory besides the image. `metadata.json` and `digest` come last:
+/// a directory without them is no image.
+const LABELS: &str = "labels.json";
+const RUN_METADATA: &str = "metadata.json";
+const REPOSITORY: &str = "repository";
+const TAG: &str = "tag";
+const DIGEST: &str = "digest";
+
+pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
+    let request = GetRequest::parse(call.request)?;
+    let source = &request.source;
+    let report = session::report(source);
+    let context = session::context(call, &report)?;
+    let client = session::client(&context, source)?;
+    let origin = session::origin(&client, source)?;
+    let get = Get {
+        context: &context,
+        request: &request,
+        dest,
+    };
+    let shown = match session::mirror(&client, source)? {
+        Some(mirror) => match get.from(&mirror) {
+            Ok(shown) => shown,
+            Err(error) => {
+                report.warn(format!("the mirror failed: {error}; using the origin"));
+                get.from(&origin)?
+            }
+        },
+        None => get.from(&origin)?,
+    };
+    let tag = get.tag();
+    get.leave(&shown, tag)?;
+    let mut metadata = vec![Metadata::new("repository", source.repository.written())];
+    metadata.extend(tag.map(|tag| Metadata::new("tag", tag)));
+    metadata.extend(shown.metadata(source));
+    let version = Produced {
+        tag: request.version.tag.as_deref(),
+        digest: &request.digest,
+    };
+    Ok(produced(&version, &metadata))
+}
+
+struct Get<'g> {
+    context: &'g Context<'g>,
+    request: &'g GetRequest,
+    dest: &'g Path,
+}
+
+/// What is said about the image, in files and in the metadata.
+#[derive(Default)]
+struct Shown {
+    config: Option<ImageConfig>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Get<'_> {
+    /// The tag of the version, or the one that the source follows.
+    fn tag(&self) -> Option<&str> {
+        let followed = self.request.source.tag.as_ref().map(|tag| tag.as_str());
+        self.request.version.tag.as_deref().or(followed)
+    }
+
+    /// Fetches from one registry what the step asks for.
+    fn from(&self, remote: &Remote<'_>) -> Result<Shown> {
+        self.clear()?;
+        let params = &self.request.params;
+        let source = &self.request.source;
+        let described = source.label_regex.is_some() || source.annotation_regex.is_some();
+        if params.skip_download && !described {
+            return Ok(Shown::default());
+        }
+        let fetched = remote.manifest(&self.request.digest)?;
+        if params.format == Format::OciLayout && !params.skip_download {
+            pull::layout(self.context, remote, &fetched, &self.dest.join("oci"))?;
+            if !described {
+                return Ok(Shown::default());
+            }
+        }
+        let image = remote.image(&fetched, &params.platform)?;
+        let mut annotations = fetched.document.annotations().clone();
+        annotations.extend(image.manifest.annotations.clone());
+        let whole = params.skip_download || params.format == Format::OciLayout;
+        if let Some(artifact) = image.manifest.artifact_type() {
+            if whole {
+                return Ok(Shown {
+                    config: None,
+                    annotations,
+                });
+            }
+            return Err(Error::config(format!(
+                "{}@{} is no image, but an artifact of type `{artifact}`",
+                remote.repository(),
+                self.request.digest
+            ))
+            .advise("fetch it with `params.format: oci-layout`"));
+        }
+        let (_, config) = remote.config(&image.manifest)?;
+        if !whole {
+            self.check_platform(&config);
+            let what = || format!("{}@{}", remote.repository(), self.request.digest);
+            match params.format {
+                Format::Oci => self.image_tar(remote, &image).doing(what)?,
+                Format::Rootfs | Format::OciLayout => {
+                    self.rootfs(remote, &image, &config).doing(what)?;
+                }
+            }
+        }
+        Ok(Shown {
+            config: Some(config),
+            annotations,
+        })
+    }
+
+    fn rootfs(&self, remote: &Remote<'_>, image: &Image, config: &ImageConfig) -> Result<()> {
+        let rootfs = Rootfs::create(self.dest, self.context.report)?;
+        pull::rootfs(
+            self.context,
+            remote,
+            &image.manifest,
+            config.diff_ids(),
+            rootfs,
+        )
+    }
+
+    /// The tarball is named as the user's repository, also when a mirror served it.
+    fn image_tar(&self, remote: &Remote<'_>, image: &Image) -> Result<()> {
+        let tag = match self.tag().map(Tag::parse) {
+            Some(Ok(tag)) => Some(tag),
+            Some(Err(_)) | None => None,
+        };
+        let names: Vec<(&Repository, &Tag)> = tag
+            .iter()
+            .map(|tag| (&self.request.source.repository, tag))
+            .collect();
+        let path = self.dest.join("image.tar");
+        pull::image_tar(self.context, remote, image, &path, &names)
+    }
+
+    /// An image that is no index is fetched whatever its platform is, as `docker pull` does.
+    fn check_platform(&self, config: &ImageConfig) {
+        let platform = config.platform();
+        let wanted = &self.request.params.platform;
+        if !platform.os.is_empty() && wanted.preference(&platform).is_none() {
+            self.context.report.warn(format!(
+                "the image is for {platform}, not for {wanted}; there is no other"
+            ));
+        }
+    }
+
+    /// Removes what an earlier try left; files of others stay.
+    fn clear(&self) -> Result<()> {
+        fs::create_dir_all(self.dest).doing(|| format!("create `{}`", self.dest.display()))?;
+        for name in [DIGEST, RUN_METADATA, LABELS, TAG, REPOSITORY] {
+            let path = self.dest.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).doing(|| format!("remove `{}`", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the files beside the image.
+    fn leave(&self, shown: &Shown, tag: Option<&str>) -> Result<()> {
+        let params = &self.request.params;
+        if let Some(config) = &shown.config
+            && !params.skip_download
+        {
+            if params.format != Format::OciLayout {
+                self.write(LABELS, &to_json(config.labels())?)?;
+            }
+            if params.format == Format::Rootfs {
+                self.write(RUN_METADATA, &to_json(&config.run_metadata())?)?;
+            }
+        }
+        self.write(REPOSITORY, self.request.source.repository.written())?;
+        self.write(TAG, tag.unwrap_or_default())?;
+        self.write(DIGEST, &self.request.digest.to_string())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.dest.join(name);
+        fs::write(&path, text).doing(|| format!("write `{}`", path.display()))
+    }
+}
+
+impl Shown {
+    /// The labels and annotations that the source asks for, each sorted by key.
+    fn metadata(&self, source: &Source) -> Vec<Metadata> {
+        let labels = self.config.as_ref().map(ImageConfig::labels);
+        let matching = |regex: &Option<Regex>, pairs: Option<&BTreeMap<String, String>>| {
+            let Some((regex, pairs)) = regex.as_ref().zip(pairs) else {
+                return Vec::new();
+            };
+            let pairs = pairs.iter().filter(|(key, _)| regex.is_match(key));
+            pairs
+                .map(|(key, value)| Metadata::new(key, value))
+                .collect()
+        };
+        let mut metadata = matching(&source.label_regex, labels);
+        metadata.extend(matching(&source.annotation_regex, Some(&self.annotations)));
+        metadata
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::local(error.to_string()))
 }

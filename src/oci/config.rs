@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::json;
 use super::manifest::or_null;
 use super::platform::Platform;
 use crate::error::{Error, Result};
@@ -60,12 +61,8 @@ pub(crate) struct RunMetadata<'a> {
 
 impl ImageConfig {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        // serde reads a list as a struct's fields in order; JSON objects are what is meant here.
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(Error::hostile("the image config is no JSON object"));
-        }
-        serde_json::from_slice(bytes)
-            .map_err(|error| Error::hostile(format!("the image config cannot be read: {error}")))
+        json::object(bytes)
+            .map_err(|why| Error::hostile(format!("the image config cannot be read: {why}")))
     }
 
     pub(crate) fn platform(&self) -> Platform {

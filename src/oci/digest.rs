@@ -4,7 +4,7 @@
 //! where bytes were hashed to their end and compared.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -72,6 +72,12 @@ impl Digest {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(bytes);
         hasher.finish()
+    }
+
+    /// The algorithm and the first twelve digits, for people.
+    pub(crate) fn short(&self) -> String {
+        let digits = self.hex.get(..12).unwrap_or_default();
+        format!("{}:{digits}…", self.algorithm.name())
     }
 
     pub(crate) fn algorithm(&self) -> Algorithm {
@@ -242,6 +248,35 @@ impl<R: Read> Checked<R> {
     }
 }
 
+impl<R: BufRead> BufRead for Checked<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let ready = self.inner.fill_buf()?;
+        if let Some(size) = self.size
+            && self.read + ready.len() as u64 > size
+        {
+            return Err(too_long(size));
+        }
+        Ok(ready)
+    }
+
+    fn consume(&mut self, n: usize) {
+        // What `fill_buf` handed out is still there: asking again reads nothing.
+        if let Ok(ready) = self.inner.fill_buf() {
+            self.hasher.update(ready.get(..n).unwrap_or_default());
+        }
+        self.read += n as u64;
+        self.inner.consume(n);
+    }
+}
+
+/// Reading on would let the peer fill the disk with bytes that are refused anyway.
+fn too_long(size: u64) -> io::Error {
+    Error::hostile(format!(
+        "it is longer than the {size} bytes that were announced"
+    ))
+    .into_io()
+}
+
 impl<R: Read> Read for Checked<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
@@ -249,13 +284,40 @@ impl<R: Read> Read for Checked<R> {
         if let Some(size) = self.size
             && self.read > size
         {
-            // Reading on would let the peer fill the disk with bytes that are refused anyway.
-            return Err(Error::hostile(format!(
-                "it is longer than the {size} bytes that were announced"
-            ))
-            .into_io());
+            return Err(too_long(size));
         }
         self.hasher.update(buf.get(..n).unwrap_or_default());
+        Ok(n)
+    }
+}
+
+/// A reader that learns the sha256 and size of what goes through it.
+pub(crate) struct Hashed<R> {
+    inner: R,
+    hasher: Hasher,
+    read: u64,
+}
+
+impl<R: Read> Hashed<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Hashed {
+            inner,
+            hasher: Hasher::new(Algorithm::Sha256),
+            read: 0,
+        }
+    }
+
+    /// Digest and size of what was read so far.
+    pub(crate) fn finish(self) -> (Digest, u64) {
+        (self.hasher.finish(), self.read)
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hasher.update(buf.get(..n).unwrap_or_default());
+        self.read += n as u64;
         Ok(n)
     }
 }

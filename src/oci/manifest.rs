@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::json;
 use super::platform::Platform;
 use crate::error::{Error, Result};
 
@@ -102,18 +103,6 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest of a Docker schema 2 image.
-    pub(crate) fn docker(config: Descriptor, layers: Vec<Descriptor>) -> Self {
-        Manifest {
-            schema_version: 2,
-            media_type: Some(DOCKER_MANIFEST.to_owned()),
-            artifact_type: None,
-            config,
-            layers,
-            annotations: BTreeMap::new(),
-        }
-    }
-
     /// What this is when it is no image: the artifact's own type.
     pub(crate) fn artifact_type(&self) -> Option<&str> {
         let config = self.config.media_type.as_str();
@@ -205,8 +194,8 @@ impl Document {
             fs_layers: Option<serde::de::IgnoredAny>,
         }
         let content_type = essence(content_type);
-        let shape: Shape = serde_json::from_slice(bytes)
-            .map_err(|error| Error::hostile(format!("the manifest is not valid JSON: {error}")))?;
+        let shape: Shape = json::object(bytes)
+            .map_err(|why| Error::hostile(format!("the manifest cannot be read: {why}")))?;
         let inside = shape.media_type.as_deref().unwrap_or_default();
         let schema_1 =
             |text: &str| text.starts_with("application/vnd.docker.distribution.manifest.v1");
@@ -309,8 +298,7 @@ fn is_manifest_type(media_type: &str) -> bool {
 }
 
 fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::hostile(format!("the manifest cannot be read: {error}")))
+    json::object(bytes).map_err(|why| Error::hostile(format!("the manifest cannot be read: {why}")))
 }
 
 /// Go's encoders write an absent list or map as `null`.
@@ -386,7 +374,7 @@ mod tests {
             (
                 "<html>".to_owned(),
                 "text/html",
-                "the manifest is not valid JSON",
+                "the manifest cannot be read: it is not",
             ),
             (
                 image("").replace(r#""size":0"#, r#""size":-1"#),

@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod digest;
+pub(crate) mod json;
 pub(crate) mod manifest;
 pub(crate) mod platform;
 pub(crate) mod reference;

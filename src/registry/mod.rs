@@ -19,6 +19,7 @@ use crate::secret::Secret;
 pub(crate) use blobs::BlobReader;
 pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
+pub(crate) use uploads::Send;
 
 /// One repository of one registry.
 pub(crate) struct Remote<'a> {
@@ -161,9 +162,14 @@ impl<'a> Remote<'a> {
     }
 
     fn problem(&self, method: &'static str, url: &Url, response: Response) -> Error {
-        let error = problem(method, url, response, self.clock());
+        // A registry that speaks plain HTTP answers from another scheme than was asked.
+        let asked = match self.is_own(url) && self.is_own(&response.url) {
+            true => response.url.clone(),
+            false => url.clone(),
+        };
+        let error = problem(method, &asked, response, self.clock());
         match error.is_denied() {
-            true => error.advise("check that this login may do that in this repository"),
+            true => self.auth.advise(error),
             false => error,
         }
     }

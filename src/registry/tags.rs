@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::{Access, Remote};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::http::{Response, Url};
+use crate::oci::json;
 
 /// One page is read this far: a thousand tags of 128 characters take 130 KiB, but some registries
 /// send everything in one page.
@@ -41,7 +42,7 @@ impl Remote<'_> {
         for _ in 0..MOST_PAGES {
             let next = next_page(&page, &url)?;
             let bytes = page.bytes(PAGE_LIMIT)?;
-            let read: Page = serde_json::from_slice(&bytes).map_err(|_| {
+            let read: Page = json::object(&bytes).map_err(|_| {
                 Error::registry(format!("GET {url}: the answer is not a list of tags"))
             })?;
             tags.extend(read.tags.unwrap_or_default().into_iter().flatten());

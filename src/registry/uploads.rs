@@ -7,19 +7,9 @@ use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Payload, Request, Response, Scheme, Url};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
-use crate::retry::{Attempts, Patience};
 
-/// What an upload reads, and what it was once it has been read.
-pub(crate) trait Upload: Read {
-    /// Bytes to come, where they are known beforehand.
-    fn length(&self) -> Option<u64>;
-
-    /// Digest and size of what was read; called after the end was reached.
-    ///
-    /// # Errors
-    /// The bytes are not what they should be: nothing is committed.
-    fn finish(&mut self) -> Result<(Digest, u64)>;
-}
+/// Sends the bytes of a reader, and their number where it is known, to an upload session.
+pub(crate) type Send<'s> = dyn FnMut(&mut dyn Read, Option<u64>) -> Result<()> + 's;
 
 impl Remote<'_> {
     /// Mounts a blob of another repository of the same registry, where the registry can.
@@ -47,74 +37,60 @@ impl Remote<'_> {
         }
     }
 
-    /// Uploads one blob and commits it under the digest that its bytes turn out to have.
+    /// Uploads one blob and commits it.
     ///
-    /// `open` makes a reader from the first byte on; a session that breaks starts anew with it.
-    pub(crate) fn upload<U: Upload>(
+    /// `bytes` sends the blob's bytes, once, and returns the digest and size to commit. It is
+    /// called again, from the first byte on, when a session breaks.
+    pub(crate) fn upload(
         &self,
-        mut open: impl FnMut() -> Result<U>,
+        mut bytes: impl FnMut(&mut Send<'_>) -> Result<(Digest, u64)>,
     ) -> Result<(Digest, u64)> {
-        let mut attempts = Attempts::new(self.clock(), Patience::REGISTRY);
-        loop {
-            self.gate.pass(self.clock());
-            match self.upload_once(&mut open) {
-                Ok(done) => return Ok(done),
-                Err(error) => attempts.wait_after(error, &self.gate, self.report())?,
-            }
-        }
+        self.until_answered(|| {
+            let start = self.url("blobs/uploads/")?;
+            let response = self.send_once("POST", &start, Access::Push, |request| request)?;
+            let response = self.successful("POST", &start, response)?;
+            let mut session = self.session(&start, &response)?;
+            let (digest, size) = bytes(&mut |reader, length| {
+                session = self.send_bytes(&session, reader, length)?;
+                Ok(())
+            })?;
+            self.commit(&session, &digest, size)?;
+            Ok((digest, size))
+        })
     }
 
-    fn upload_once<U: Upload>(
-        &self,
-        open: &mut impl FnMut() -> Result<U>,
-    ) -> Result<(Digest, u64)> {
-        let start = self.url("blobs/uploads/")?;
-        let response = self.send("POST", &start, Access::Push, |request| request)?;
-        let session = self.session(&start, &response)?;
-        let mut upload = open()?;
-        let session = self.send_bytes(&session, &mut upload)?;
-        let (digest, size) = upload.finish()?;
-        self.commit(&session, &digest, size)?;
-        Ok((digest, size))
-    }
-
-    fn send_bytes(&self, session: &Url, upload: &mut impl Upload) -> Result<Url> {
-        let length = upload.length();
+    /// Appends to a session; where it goes on then.
+    fn send_bytes(&self, session: &Url, reader: &mut dyn Read, length: Option<u64>) -> Result<Url> {
         let scope = self.scope(Access::Push);
         let authorization = self.authorization_for(session, &scope)?;
         let mut failure = None;
-        let outcome = {
-            let mut source = Source {
-                inner: upload,
-                failure: &mut failure,
-            };
-            self.client.send(
-                Request::new("PATCH", session)
-                    .header("content-type", "application/octet-stream")
-                    .authorization(authorization.as_ref())
-                    .may_be_plain()
-                    .payload(Payload::Stream {
-                        reader: &mut source,
-                        length,
-                    }),
-            )
+        let mut source = Source {
+            inner: reader,
+            failure: &mut failure,
         };
+        let outcome = self.client.send(
+            Request::new("PATCH", session)
+                .header("content-type", "application/octet-stream")
+                .authorization(authorization.as_ref())
+                .may_be_plain()
+                .payload(Payload::Stream {
+                    reader: &mut source,
+                    length,
+                }),
+        );
         // A file that cannot be read is not the connection's fault.
         if let Some(error) = failure {
             return Err(error);
         }
         let response = outcome?;
+        let lost = Again::Later { after: None };
         match response.status {
             401 => {
                 // The token ended on the way: a new one, and the session from its start.
                 self.auth.renew(&response, &scope, authorization.as_ref())?;
-                Err(self
-                    .problem("PATCH", session, response)
-                    .again(Again::Later { after: None }))
+                Err(self.problem("PATCH", session, response).again(lost))
             }
-            404 => Err(self
-                .problem("PATCH", session, response)
-                .again(Again::Later { after: None })),
+            404 => Err(self.problem("PATCH", session, response).again(lost)),
             _ => {
                 let response = self.successful("PATCH", session, response)?;
                 self.session(session, &response)
@@ -167,12 +143,12 @@ impl Remote<'_> {
 }
 
 /// Keeps an error of the source apart from errors of the connection.
-struct Source<'u, U> {
-    inner: &'u mut U,
+struct Source<'u> {
+    inner: &'u mut dyn Read,
     failure: &'u mut Option<Error>,
 }
 
-impl<U: Read> Read for Source<'_, U> {
+impl Read for Source<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buf).map_err(|error| {
             let error = Error::io(Kind::Local, error);

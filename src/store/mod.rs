@@ -59,6 +59,7 @@ pub(crate) struct Tree {
 }
 
 /// A manifest or an index with its bytes. Made by [`Stored::new`] alone, which compares the digest.
+#[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
     /// Media type to push it under, digest, size.

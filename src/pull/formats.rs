@@ -1,0 +1,187 @@
+//! `oci` and `oci-layout`: blobs go to disk as the registry has them, side by side, and count once
+//! they are verified.
+
+use std::collections::HashSet;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use super::Counted;
+use crate::context::Context;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::oci::digest::{Checked, Digest};
+use crate::oci::manifest::{Descriptor, Document};
+use crate::oci::reference::{Repository, Tag};
+use crate::registry::{Fetched, Image, Remote};
+use crate::report::Progress;
+use crate::store::{BlobWriter, ImageTar, LayoutWriter, Stored};
+
+/// Documents of one index, nested ones included; each costs a request.
+const DOCUMENTS_LIMIT: usize = 20_000;
+
+/// Indexes inside indexes; two levels are seen in the wild.
+const DEPTH_LIMIT: usize = 4;
+
+/// Bytes that are copied at a time.
+const BLOCK: usize = 128 << 10;
+
+/// Writes `image.tar`, named as the user's repository and tag.
+pub(crate) fn image_tar(
+    context: &Context<'_>,
+    remote: &Remote<'_>,
+    image: &Image,
+    path: &Path,
+    names: &[(&Repository, &Tag)],
+) -> Result<()> {
+    let stored = stored(&image.fetched);
+    let tar = ImageTar::create(path, &stored, names)?;
+    let blobs = each_once(
+        [&image.manifest.config]
+            .into_iter()
+            .chain(&image.manifest.layers),
+    );
+    fetch(context, remote, &blobs, |blob| tar.blob(&blob.digest))?;
+    tar.finish()
+}
+
+/// Writes an OCI layout of everything that `root` refers to, for all platforms.
+pub(crate) fn layout(
+    context: &Context<'_>,
+    remote: &Remote<'_>,
+    root: &Fetched,
+    directory: &Path,
+) -> Result<()> {
+    let writer = LayoutWriter::create(directory)?;
+    let documents = documents(context, remote, root)?;
+    let blobs = each_once(documents.iter().flat_map(|fetched| {
+        match &fetched.document {
+            Document::Image(manifest) => [&manifest.config]
+                .into_iter()
+                .chain(&manifest.layers)
+                .collect(),
+            // What an index lists and is no document is a blob to us.
+            Document::Index(index) => {
+                let entries = index.manifests.iter();
+                entries
+                    .filter(|entry| !entry.is_document())
+                    .collect::<Vec<_>>()
+            }
+        }
+    }));
+    fetch(context, remote, &blobs, |blob| writer.blob(blob))?;
+    for fetched in &documents {
+        writer.document(&stored(fetched))?;
+    }
+    writer.finish(&stored(root))
+}
+
+/// `root` and all manifests and indexes below it.
+fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Result<Vec<Fetched>> {
+    let mut all = vec![root.clone()];
+    let mut seen: HashSet<Digest> = HashSet::from([root.digest.clone()]);
+    let mut level = vec![root.clone()];
+    for _ in 0..DEPTH_LIMIT {
+        let mut entries: Vec<Descriptor> = Vec::new();
+        for fetched in &level {
+            if let Document::Index(index) = &fetched.document {
+                let listed = index.manifests.iter().filter(|entry| entry.is_document());
+                entries.extend(
+                    listed
+                        .filter(|entry| seen.insert(entry.digest.clone()))
+                        .cloned(),
+                );
+            }
+        }
+        if entries.is_empty() {
+            return Ok(all);
+        }
+        if all.len() + entries.len() > DOCUMENTS_LIMIT {
+            return Err(Error::hostile(format!(
+                "the index has more than {DOCUMENTS_LIMIT} manifests below it"
+            )));
+        }
+        level = context
+            .workers
+            .map(&entries, |entry, _| remote.child(entry))?;
+        all.extend(level.iter().cloned());
+    }
+    Err(Error::hostile(format!(
+        "indexes lead to indexes, {DEPTH_LIMIT} levels deep"
+    )))
+}
+
+/// Fetches every blob into the place that `open` makes for it.
+fn fetch<'w>(
+    context: &Context<'_>,
+    remote: &Remote<'_>,
+    blobs: &[&Descriptor],
+    open: impl Fn(&Descriptor) -> Result<BlobWriter<'w>> + Sync,
+) -> Result<()> {
+    let bars = blobs.iter().map(|blob| (blob.digest.short(), blob.size));
+    let progress = context.report.progress(bars);
+    // The largest first: the others fill the time that it takes.
+    let mut jobs: Vec<(usize, &Descriptor)> = blobs.iter().copied().enumerate().collect();
+    jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size));
+    context.workers.map(&jobs, |(at, blob), _| {
+        let once = || fetch_one(remote, blob, *at, &progress, open(blob)?);
+        match once() {
+            // Bytes that are not the ones asked for may be a fault on the way.
+            Err(error) if error.kind() == Kind::Hostile => {
+                context.report.info(format!(
+                    "{}: {error}: fetching it once more",
+                    blob.digest.short()
+                ));
+                progress.restart(*at);
+                once()
+            }
+            outcome => outcome,
+        }
+        .doing(|| format!("{}: fetch {}", remote.repository(), blob.digest))
+    })?;
+    progress.finish("fetched");
+    Ok(())
+}
+
+fn fetch_one(
+    remote: &Remote<'_>,
+    blob: &Descriptor,
+    at: usize,
+    progress: &Progress<'_>,
+    mut writer: BlobWriter<'_>,
+) -> Result<()> {
+    let reader = Counted {
+        inner: remote.open(blob)?,
+        progress,
+        at,
+    };
+    let mut checked = Checked::new(reader, &blob.digest, Some(blob.size));
+    let mut block = vec![0; BLOCK];
+    loop {
+        let n = match io::Read::read(&mut checked, &mut block) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::io(Kind::Network, error)),
+        };
+        writer
+            .write_all(block.get(..n).unwrap_or_default())
+            .map_err(|error| Error::io(Kind::Local, error))?;
+    }
+    writer.commit(&checked.finish()?)
+}
+
+/// A blob that several images share is fetched once.
+fn each_once<'b>(blobs: impl Iterator<Item = &'b Descriptor>) -> Vec<&'b Descriptor> {
+    let mut seen = HashSet::new();
+    blobs.filter(|blob| seen.insert(&blob.digest)).collect()
+}
+
+/// What was fetched, as an image on disk has it.
+fn stored(fetched: &Fetched) -> Stored {
+    let mut descriptor = Descriptor::of(fetched.digest.clone(), fetched.bytes.len() as u64);
+    descriptor.media_type.clone_from(&fetched.media_type);
+    Stored {
+        bytes: fetched.bytes.clone(),
+        descriptor,
+        document: fetched.document.clone(),
+    }
+}

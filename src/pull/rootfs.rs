@@ -1,0 +1,250 @@
+//! The schedule of a rootfs: layers are fetched, verified and unpacked apart, side by side,
+//! and merged in order.
+//!
+//! Unverified bytes never reach `rootfs`: a layer is merged when both its digests match and all
+//! lower ones are merged. The result cannot depend on timing.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Mutex;
+
+use super::Counted;
+use crate::archive;
+use crate::context::Context;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::oci::digest::{Checked, Digest, Verified};
+use crate::oci::manifest::{Descriptor, Manifest};
+use crate::registry::Remote;
+use crate::report::{Progress, Report};
+use crate::rootfs::{Rootfs, Unpacked};
+use crate::workers::{BlockWriter, lock, pipe};
+
+/// Layers smaller than this are inflated by the thread that unpacks them: a thread and its blocks
+/// cost more than they bring.
+const SPLIT_FROM: u64 = 1 << 20;
+
+/// Fetches the layers of an image into `rootfs`.
+///
+/// # Errors
+/// The layer that failed, and why; `rootfs` is not whole then.
+pub(crate) fn rootfs(
+    context: &Context<'_>,
+    remote: &Remote<'_>,
+    manifest: &Manifest,
+    diff_ids: &[Digest],
+    rootfs: Rootfs<'_>,
+) -> Result<()> {
+    if manifest.layers.len() != diff_ids.len() {
+        return Err(Error::hostile(format!(
+            "the manifest has {} layers, but the config has the diff_ids of {}",
+            manifest.layers.len(),
+            diff_ids.len()
+        )));
+    }
+    let mut layers: Vec<Layer<'_>> = manifest
+        .layers
+        .iter()
+        .zip(diff_ids)
+        .enumerate()
+        .map(|(at, (blob, diff_id))| Layer { at, blob, diff_id })
+        .collect();
+    let count = layers.len();
+    let bars = layers.iter().map(|layer| {
+        let label = format!("layer {} {}", layer.at + 1, layer.blob.digest.short());
+        (label, layer.blob.size)
+    });
+    let progress = context.report.progress(bars);
+    let pull = Pull {
+        report: context.report,
+        remote,
+        progress: &progress,
+        merger: Merger::new(rootfs),
+    };
+    // The largest first: the others fill the time that it takes.
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
+    context.workers.map(&layers, |layer, _| {
+        pull.layer(layer).doing(|| {
+            format!(
+                "layer {} of {count} ({})",
+                layer.at + 1,
+                layer.blob.digest.short()
+            )
+        })
+    })?;
+    pull.merger.into_rootfs().finish()?;
+    progress.finish("fetched");
+    Ok(())
+}
+
+struct Layer<'l> {
+    /// Position from the bottom, starting at 0.
+    at: usize,
+    blob: &'l Descriptor,
+    diff_id: &'l Digest,
+}
+
+struct Pull<'p, 'a> {
+    report: &'p Report,
+    remote: &'p Remote<'a>,
+    progress: &'p Progress<'p>,
+    merger: Merger<'p>,
+}
+
+/// Why an attempt at a layer failed.
+enum Failure {
+    /// For good.
+    Final(Error),
+    /// The bytes are not the ones asked for, which may be a fault on the way.
+    WrongBytes(Error),
+}
+
+impl Pull<'_, '_> {
+    fn layer(&self, layer: &Layer<'_>) -> Result<()> {
+        let complete = match self.attempt(layer) {
+            Err(Failure::WrongBytes(error)) => {
+                self.report.info(format!(
+                    "layer {}: {error}: fetching it once more",
+                    layer.at + 1
+                ));
+                self.progress.restart(layer.at);
+                self.attempt(layer)
+            }
+            attempt => attempt,
+        };
+        match complete {
+            Ok(complete) => self.merger.add(layer.at, complete),
+            Err(Failure::Final(error) | Failure::WrongBytes(error)) => Err(error),
+        }
+    }
+
+    fn attempt(&self, layer: &Layer<'_>) -> std::result::Result<Complete, Failure> {
+        let reader = Counted {
+            inner: self.remote.open(layer.blob).map_err(Failure::Final)?,
+            progress: self.progress,
+            at: layer.at,
+        };
+        let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
+        let rootfs = self.merger.rootfs();
+        let unpacked = match layer.blob.size < SPLIT_FROM {
+            true => archive::decode(&mut blob).and_then(|plain| unpack(rootfs, layer, plain)),
+            false => {
+                let (decoded, unpacked) = pipe(
+                    |writer| archive::decode(&mut blob).and_then(|plain| copy(plain, writer)),
+                    |reader| unpack(rootfs, layer, reader),
+                );
+                // When decoding failed, that is why the tar ended early.
+                decoded.and(unpacked)
+            }
+        };
+        match unpacked {
+            Ok((tree, plain)) => match blob.finish() {
+                Ok(blob) => Ok(Complete { tree, blob, plain }),
+                Err(error) => Err(wrong_or_final(error)),
+            },
+            // Whether the image is broken or its bytes are is known when all of them were read.
+            Err(broken) if broken.kind() == Kind::Hostile => match blob.finish() {
+                Ok(_) => Err(Failure::Final(broken)),
+                Err(error) => Err(wrong_or_final(error)),
+            },
+            Err(error) => Err(Failure::Final(error)),
+        }
+    }
+}
+
+fn wrong_or_final(error: Error) -> Failure {
+    match error.kind() {
+        Kind::Hostile => Failure::WrongBytes(error),
+        _ => Failure::Final(error),
+    }
+}
+
+/// Unpacks a plain layer into a tree of its own.
+fn unpack(
+    rootfs: &Rootfs<'_>,
+    layer: &Layer<'_>,
+    plain: impl Read,
+) -> Result<(Unpacked, Verified)> {
+    let mut plain = Checked::new(plain, layer.diff_id, None);
+    let tree = rootfs.unpack(layer.at, &mut plain)?;
+    let plain = plain.finish().doing(|| "diff_id")?;
+    Ok((tree, plain))
+}
+
+/// Copies until the end, or until nobody reads any more.
+fn copy(mut plain: impl Read, writer: &mut BlockWriter) -> Result<()> {
+    loop {
+        match writer.fill_with(|free| plain.read(free)) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The other side failed, and says why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(Error::io(Kind::Hostile, error)),
+        }
+    }
+}
+
+/// Merges complete layers in order. Whoever completes the layer that is next merges it and all
+/// that wait behind it; the others go on with their work.
+struct Merger<'m> {
+    rootfs: Rootfs<'m>,
+    state: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// The layer to be merged next.
+    next: usize,
+    complete: BTreeMap<usize, Complete>,
+    /// Somebody is merging.
+    merging: bool,
+}
+
+/// A layer with the proofs that its bytes are right.
+struct Complete {
+    tree: Unpacked,
+    blob: Verified,
+    plain: Verified,
+}
+
+impl<'m> Merger<'m> {
+    fn new(rootfs: Rootfs<'m>) -> Self {
+        Merger {
+            rootfs,
+            state: Mutex::default(),
+        }
+    }
+
+    fn rootfs(&self) -> &Rootfs<'m> {
+        &self.rootfs
+    }
+
+    fn add(&self, at: usize, layer: Complete) -> Result<()> {
+        lock(&self.state).complete.insert(at, layer);
+        while let Some(layer) = self.take_next() {
+            // After a failure nobody merges any more: `merging` stays as it is.
+            self.rootfs.merge(layer.tree, layer.blob, layer.plain)?;
+            let mut state = lock(&self.state);
+            state.merging = false;
+            state.next += 1;
+        }
+        Ok(())
+    }
+
+    /// The layer that is next, unless it is not complete or somebody is merging already. That
+    /// somebody looks again when done, so nothing is left behind.
+    fn take_next(&self) -> Option<Complete> {
+        let mut state = lock(&self.state);
+        if state.merging {
+            return None;
+        }
+        let next = state.next;
+        let layer = state.complete.remove(&next)?;
+        state.merging = true;
+        Some(layer)
+    }
+
+    fn into_rootfs(self) -> Rootfs<'m> {
+        self.rootfs
+    }
+}
