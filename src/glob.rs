@@ -11,9 +11,6 @@
 //! | `[a-z_]`, `[^a-z]` | one character of the class, or not of it (`!` does not negate) |
 //! | `\c` | `c` itself, also in a class |
 
-// Nothing calls this module yet; goes when `put` is wired.
-#![allow(dead_code)]
-
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

@@ -267,6 +267,13 @@ impl Push<'_, '_> {
             progress.advance(at, descriptor.size);
             return Ok(descriptor.clone());
         }
+        let repository = self.remote.repository();
+        for from in descriptor.known_in(repository.host()) {
+            if from != repository.name() && self.remote.mount(descriptor, from)? {
+                progress.advance(at, descriptor.size);
+                return Ok(descriptor.clone());
+            }
+        }
         self.remote.upload(|send| {
             progress.restart(at);
             let mut bytes = open()?;

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use crate::workers::lock;
 
-pub(crate) use progress::{Bar, Progress};
+pub(crate) use progress::Progress;
 
 /// The log of one run.
 pub(crate) struct Report {

@@ -1,5 +1,12 @@
 //! `check` against the fixture registry: answers, requests, and what it says.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a panic is how it reports"
+)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,30 @@
+//! Bytes to tar entries: compression told by magic bytes, tar reading, whiteout names.
+//!
+//! Nothing here touches a disk, and nothing here believes a name: that is `rootfs`'s part.
+
+mod decode;
+mod entries;
 pub(crate) mod gzip;
-pub(crate) fn decode<R: std::io::Read>(r: R) -> crate::error::Result<R> {
-    Ok(r)
+mod header;
+mod inflate;
+mod pax;
+mod sparse;
+pub(crate) mod whiteout;
+
+pub(crate) use decode::decode;
+pub(crate) use entries::{Data, Entries, Entry, EntryKind};
+
+/// A name from an image as an error or a log line shows it: text where it is text, else escaped;
+/// cut where it is absurdly long. (Control characters are escaped by the writer of the line.)
+pub(crate) fn shown(name: &[u8]) -> String {
+    /// Longer than any honest name, shorter than a screen.
+    const SHOWN_BYTES: usize = 1024;
+    let (name, rest) = match name.split_at_checked(SHOWN_BYTES) {
+        Some((head, tail)) if !tail.is_empty() => (head, "…"),
+        _ => (name, ""),
+    };
+    match std::str::from_utf8(name) {
+        Ok(text) => format!("`{text}{rest}`"),
+        Err(_) => format!("`{}{rest}`", name.escape_ascii()),
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use regex_lite::Regex;
@@ -201,7 +202,11 @@ impl Get<'_> {
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.dest.join(name);
-        fs::write(&path, text).doing(|| format!("write `{}`", path.display()))
+        let mut options = fs::OpenOptions::new();
+        // The umask may be 0 by now: modes of a rootfs come from its image.
+        let file = options.write(true).create_new(true).mode(0o644).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
+            .doing(|| format!("write `{}`", path.display()))
     }
 }
 

@@ -21,6 +21,12 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
     let (source, params) = (&request.source, &request.params);
     let report = session::report(source);
     let context = session::context(call, &report)?;
+    if source.content_trust.is_some() {
+        // A put that is asked for a signature and gives none has not succeeded.
+        return Err(Error::config(
+            "`source.content_trust`: signing is not supported yet",
+        ));
+    }
     let wanted = wanted_tags(source, params, directory)?;
     for warning in wanted.warnings() {
         report.warn(warning);

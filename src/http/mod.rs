@@ -321,10 +321,10 @@ impl<'a> Client<'a> {
         let first = &first;
         let mut url = first.clone();
         for _ in 0..=REDIRECT_LIMIT {
-            if reach == Reach::Public || !url.same_origin(first) {
-                if let Err(error) = self.check_reach(first, &url, reach) {
-                    return (Err(error), payload);
-                }
+            if (reach == Reach::Public || !url.same_origin(first))
+                && let Err(error) = self.check_reach(first, &url, reach)
+            {
+                return (Err(error), payload);
             }
             let secret = authorization.as_ref().filter(|_| url.same_origin(first));
             let outcome = self.exchange(method, &url, &headers, secret, &mut payload);

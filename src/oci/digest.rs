@@ -211,10 +211,6 @@ impl<R: Read> Checked<R> {
         }
     }
 
-    pub(crate) fn get_ref(&self) -> &R {
-        &self.inner
-    }
-
     /// Reads what is left, then compares size and digest.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::json;
 use super::platform::Platform;
+use super::reference::is_name;
 use crate::error::{Error, Result};
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -29,6 +30,12 @@ const LAYERS_LIMIT: usize = 4096;
 
 /// More entries than any index has; each may cost a request.
 const ENTRIES_LIMIT: usize = 16_384;
+
+/// The annotation that names where a blob came from; the registry's host follows.
+const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
+
+/// Repositories that a blob is asked from; each costs a request.
+const MOUNTS_LIMIT: usize = 3;
 
 /// A pointer to bytes: what they are, how many, and their digest.
 ///
@@ -67,6 +74,16 @@ impl Descriptor {
             annotations: BTreeMap::new(),
             platform: None,
         }
+    }
+
+    /// Other repositories of the registry `host` that had this blob when the image was fetched, as
+    /// containerd and BuildKit note it.
+    pub(crate) fn known_in(&self, host: &str) -> impl Iterator<Item = &str> {
+        let noted = self
+            .annotations
+            .get(&format!("{DISTRIBUTION_SOURCE}{host}"));
+        let names = noted.into_iter().flat_map(|names| names.split(','));
+        names.filter(|name| is_name(name)).take(MOUNTS_LIMIT)
     }
 
     /// Whether the descriptor says that it points to a manifest or an index.

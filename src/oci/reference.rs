@@ -156,6 +156,11 @@ fn check_host(host: &str) -> std::result::Result<(), String> {
     }
 }
 
+/// Whether this may be the name of a repository; what is none must not become part of a scope.
+pub(crate) fn is_name(text: &str) -> bool {
+    check_name(text).is_ok()
+}
+
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` between slashes (distribution spec, "Pulling manifests").
 fn check_name(name: &str) -> std::result::Result<(), String> {
     if name.len() > NAME_LIMIT {

@@ -5,7 +5,7 @@
 //! lower ones are merged. The result cannot depend on timing.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Mutex;
 
 use super::Counted;
@@ -62,7 +62,7 @@ pub(crate) fn rootfs(
     };
     // The largest first: the others fill the time that it takes.
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
-    context.workers.map(&layers, |layer, _| {
+    let fetched = context.workers.map(&layers, |layer, _| {
         pull.layer(layer).doing(|| {
             format!(
                 "layer {} of {count} ({})",
@@ -70,8 +70,15 @@ pub(crate) fn rootfs(
                 layer.blob.digest.short()
             )
         })
-    })?;
-    pull.merger.into_rootfs().finish()?;
+    });
+    let rootfs = pull.merger.into_rootfs();
+    match fetched {
+        Ok(_) => rootfs.finish()?,
+        Err(error) => {
+            rootfs.discard();
+            return Err(error);
+        }
+    }
     progress.finish("fetched");
     Ok(())
 }
@@ -162,7 +169,7 @@ fn wrong_or_final(error: Error) -> Failure {
 fn unpack(
     rootfs: &Rootfs<'_>,
     layer: &Layer<'_>,
-    plain: impl Read,
+    plain: impl BufRead,
 ) -> Result<(Unpacked, Verified)> {
     let mut plain = Checked::new(plain, layer.diff_id, None);
     let tree = rootfs.unpack(layer.at, &mut plain)?;

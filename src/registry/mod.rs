@@ -16,7 +16,6 @@ use crate::report::Report;
 use crate::retry::{Attempts, Clock, Gate, Patience};
 use crate::secret::Secret;
 
-pub(crate) use blobs::BlobReader;
 pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
 pub(crate) use uploads::Send;

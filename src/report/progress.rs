@@ -29,7 +29,7 @@ pub(crate) struct Progress<'a> {
 }
 
 /// One blob's share of a transfer.
-pub(crate) struct Bar {
+struct Bar {
     label: String,
     total: u64,
     done: AtomicU64,

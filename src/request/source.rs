@@ -41,6 +41,10 @@ pub(crate) enum Follow<'a> {
 }
 
 /// How to log in to the registry.
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) enum Login {
     Anonymous,
     Azure(AzureLogin),
@@ -49,6 +53,10 @@ pub(crate) enum Login {
 }
 
 /// The `aws_…` fields.
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) struct EcrLogin {
     pub(crate) region: String,
     pub(crate) static_keys: Option<AwsKeys>,
@@ -56,6 +64,10 @@ pub(crate) struct EcrLogin {
     pub(crate) account_id: Option<String>,
 }
 
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) struct AwsKeys {
     pub(crate) access_key_id: String,
     pub(crate) secret_access_key: Secret,
@@ -63,6 +75,10 @@ pub(crate) struct AwsKeys {
 }
 
 /// The `azure_…` fields.
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) struct AzureLogin {
     pub(crate) client_id: Option<String>,
     pub(crate) tenant_id: Option<String>,
@@ -76,6 +92,10 @@ pub(crate) struct Mirror {
 }
 
 /// `content_trust`.
+#[allow(
+    dead_code,
+    reason = "read and checked; the logins that use it are still to come"
+)]
 pub(crate) struct ContentTrust {
     pub(crate) server: Option<String>,
     pub(crate) repository_key_id: String,

@@ -1,21 +1,174 @@
-use crate::error::*;
+//! One layer to one tree, trees to one root filesystem.
+//!
+//! Layers are unpacked apart, each into a tree of its own beside the rootfs (`DEST/.layers/<n>`),
+//! on any thread; a layer whose bytes are proven is then merged into `DEST/rootfs`, in order, by
+//! renames. Unverified bytes never reach the rootfs, and what comes out depends on no timing.
+//!
+//! All work goes through directory descriptors, one component of a name at a time; no path of an
+//! image is ever given to the kernel in one piece, and links are resolved below the root as
+//! chroot(2) would. Neither `/proc` nor any other program is needed. The names of an image are
+//! hostile; whoever else may write into the destination while we run is trusted not to.
+
+mod merge;
+mod meta;
+mod path;
+mod records;
+mod remove;
+#[cfg(test)]
+mod testing;
+mod tree;
+mod unpack;
+
+use std::fs;
+use std::io::BufRead;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, futimens, open};
+use rustix::process::{getegid, geteuid, umask};
+
+use crate::error::{Doing, Result};
 use crate::oci::digest::Verified;
 use crate::report::Report;
-use std::io::Read;
-use std::path::Path;
-pub(crate) struct Rootfs<'r>(&'r Report);
-pub(crate) struct Unpacked;
-impl<'r> Rootfs<'r> {
-    pub(crate) fn create(_: &Path, r: &'r Report) -> Result<Self> {
-        Ok(Rootfs(r))
+use merge::Merge;
+use meta::Keeper;
+use records::{make_directory, open_directory};
+use tree::{EPOCH, Tree, failed, times};
+use unpack::{Summary, Unpack};
+
+const ROOTFS: &str = "rootfs";
+const LAYERS: &str = ".layers";
+/// The tree of a layer, beside its records.
+const TREE: &str = "tree";
+
+/// `DEST/rootfs` while it is made, and the trees of layers beside it.
+pub(crate) struct Rootfs<'a> {
+    destination: OwnedFd,
+    layers: OwnedFd,
+    root: OwnedFd,
+    keeper: Keeper<'a>,
+}
+
+/// A layer in a tree of its own, not yet believed.
+#[must_use]
+pub(crate) struct Unpacked {
+    number: usize,
+    summary: Summary,
+}
+
+impl<'a> Rootfs<'a> {
+    /// Starts in the directory `destination`, which is made where it is missing. What an earlier
+    /// try left there (`rootfs`, `.layers`) is removed; other files are left alone.
+    ///
+    /// The umask of the process is 0 from here on, because modes come from the image: whoever
+    /// creates files names their mode.
+    pub(crate) fn create(destination: &Path, report: &'a Report) -> Result<Self> {
+        let shown = destination.display();
+        fs::create_dir_all(destination).doing(|| format!("make destination `{shown}`"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let destination = open(destination, flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .doing(|| format!("open destination `{shown}`"))?;
+        umask(Mode::empty());
+        for name in [ROOTFS, LAYERS] {
+            remove::remove(&destination, name.as_bytes())
+                .map_err(|error| failed(error, "remove", name.as_bytes()))?;
+        }
+        let layers = fresh(&destination, LAYERS)?;
+        let root = fresh(&destination, ROOTFS)?;
+        // 0755, root's and of 1970, unless a layer says otherwise.
+        fchmod(&root, Mode::from_raw_mode(0o755))
+            .and_then(|()| futimens(&root, &times(EPOCH)))
+            .map_err(|error| failed(error, "set up", b""))?;
+        Ok(Rootfs {
+            destination,
+            layers,
+            root,
+            keeper: Keeper::new(report),
+        })
     }
-    pub(crate) fn unpack(&self, _n: usize, _t: &mut dyn Read) -> Result<Unpacked> {
-        Ok(Unpacked)
+
+    /// Unpacks layer `number`, a tar stream, into a fresh tree of its own; what an earlier attempt
+    /// at the same layer left is removed first. Different layers may be unpacked on different
+    /// threads at once. Reads to the end of the tar, not of the stream: the caller drains it.
+    ///
+    /// # Errors
+    /// [`Kind::Hostile`](crate::error::Kind) for a tar or an entry that nobody honest would send,
+    /// `Local` for what this machine refuses, each with the entry's name; what `tar` says.
+    pub(crate) fn unpack(&self, number: usize, tar: &mut dyn BufRead) -> Result<Unpacked> {
+        let name = number.to_string();
+        remove::remove(&self.layers, name.as_bytes())
+            .map_err(|error| failed(error, "remove", name.as_bytes()))?;
+        make_directory(&self.layers, &name)?;
+        let layer = open_directory(&self.layers, &name)?;
+        make_directory(&layer, TREE)?;
+        let tree = open_directory(&layer, TREE)?;
+        let summary = Unpack::new(layer.as_fd(), tree, &self.keeper).run(tar)?;
+        Ok(Unpacked { number, summary })
     }
-    pub(crate) fn merge(&self, _: Unpacked, _: Verified, _: Verified) -> Result<()> {
-        Ok(())
+
+    /// Merges a layer that is complete and proven into the rootfs: its compressed bytes against
+    /// the descriptor, the plain ones against the diff_id. In order, lowest first.
+    ///
+    /// # Errors
+    /// As for [`Rootfs::unpack`]; the rootfs is of no use then.
+    pub(crate) fn merge(
+        &self,
+        layer: Unpacked,
+        _compressed: Verified,
+        _plain: Verified,
+    ) -> Result<()> {
+        let name = layer.number.to_string();
+        let directory = open_directory(&self.layers, &name)?;
+        let root = Tree::new(duplicate(self.root.as_fd())?);
+        Merge::new(root, directory, layer.summary, &self.keeper)?.run()?;
+        remove::remove(&self.layers, name.as_bytes())
+            .map_err(|error| failed(error, "remove", name.as_bytes()))
     }
+
+    /// Removes what was needed beside the rootfs. Directories have their times already: a merge
+    /// leaves each as it should be.
     pub(crate) fn finish(self) -> Result<()> {
-        Ok(())
+        remove::remove(&self.destination, LAYERS.as_bytes())
+            .map_err(|error| failed(error, "remove", LAYERS.as_bytes()))
+    }
+
+    /// Removes the rootfs of a run that failed, as far as possible.
+    pub(crate) fn discard(self) {
+        for name in [ROOTFS, LAYERS] {
+            // The run has failed already, and says why.
+            let _ = remove::remove(&self.destination, name.as_bytes());
+        }
     }
 }
+
+/// Makes a directory that hands nothing on to what is made in it: neither a group (set-group-id of
+/// the destination) nor rights (a default access list of it).
+fn fresh(destination: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    make_directory(destination, name)?;
+    let directory = open_directory(destination, name)?;
+    let wrong = |error| failed(error, "set up", name.as_bytes());
+    let mut list = [0u8; 4096];
+    let listed = flistxattr(&directory, &mut list[..]).unwrap_or(0);
+    let names = list.get(..listed).unwrap_or_default();
+    for list in ["system.posix_acl_access", "system.posix_acl_default"] {
+        if names
+            .split(|byte| *byte == 0)
+            .any(|name| name == list.as_bytes())
+        {
+            fremovexattr(&directory, list).map_err(wrong)?;
+        }
+    }
+    let (user, group) = (geteuid(), getegid());
+    fchown(&directory, Some(user), Some(group)).map_err(wrong)?;
+    fchmod(&directory, Mode::RWXU).map_err(wrong)?;
+    Ok(directory)
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().doing(|| "open the rootfs")
+}
+
+#[cfg(test)]
+mod tests;

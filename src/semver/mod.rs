@@ -4,9 +4,6 @@
 //! Pure: text and digests in, text and digests out. Nothing here knows registries, requests or
 //! files; whoever calls asks the questions between two steps.
 
-// Nothing calls these modules yet; goes when the commands are wired.
-#![allow(dead_code, unused_imports)]
-
 mod alias;
 mod constraint;
 mod created;
@@ -16,8 +13,7 @@ mod version;
 pub(crate) use alias::{Wanted, WantedTags};
 pub(crate) use constraint::Constraint;
 pub(crate) use created::{Created, oldest_first};
-pub(crate) use select::{Candidates, Given, Lookups, Rules, one_tag};
-pub(crate) use version::Version;
+pub(crate) use select::{Candidates, Given, Rules, one_tag};
 
 #[cfg(test)]
 mod testing;

@@ -20,7 +20,6 @@ pub(crate) struct Version {
     major: u64,
     minor: u64,
     patch: u64,
-    segments: usize,
     pre: String,
     build: String,
     text: String,
@@ -35,9 +34,8 @@ impl Version {
         }
         let mut rest = text.strip_prefix('v').unwrap_or(text);
         let mut numbers = [0; 3];
-        let mut segments = 0;
-        for number in &mut numbers {
-            let candidate = match segments {
+        for (at, number) in numbers.iter_mut().enumerate() {
+            let candidate = match at {
                 0 => rest,
                 _ => match rest.strip_prefix('.') {
                     Some(after) => after,
@@ -48,7 +46,6 @@ impl Version {
             // No sign can be here, so only an empty text and an overflow fail.
             *number = digits.parse().ok()?;
             rest = after;
-            segments += 1;
         }
         let (pre, build, rest) = split_suffixes(rest);
         if !rest.is_empty() || pre.split('.').any(has_leading_zero) {
@@ -59,21 +56,10 @@ impl Version {
             major,
             minor,
             patch,
-            segments,
             pre: pre.to_owned(),
             build: build.to_owned(),
             text: text.to_owned(),
         })
-    }
-
-    /// The text it was read from.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// How many of the three numbers were written: 1 to 3. The others are 0.
-    pub(crate) fn segments(&self) -> usize {
-        self.segments
     }
 
     pub(crate) fn major(&self) -> u64 {
@@ -91,11 +77,6 @@ impl Version {
     /// The pre-release without its `-`; empty for a final version.
     pub(crate) fn pre(&self) -> &str {
         &self.pre
-    }
-
-    /// Build metadata without its `+`.
-    pub(crate) fn build(&self) -> &str {
-        &self.build
     }
 
     pub(crate) fn is_final(&self) -> bool {
@@ -229,28 +210,28 @@ mod tests {
 
     #[test]
     fn tags_are_read_loosely_and_normalised() {
-        for (text, normalised, segments) in [
-            ("1.2.3", "1.2.3", 3),
-            ("v1.2.3", "1.2.3", 3),
-            ("1.2", "1.2.0", 2),
-            ("v1", "1.0.0", 1),
-            ("0", "0.0.0", 1),
-            ("01.02.03", "1.2.3", 3),
-            ("20240101", "20240101.0.0", 1),
-            ("2024-01-01", "2024.0.0-01-01", 1),
-            ("1-0", "1.0.0-0", 1),
-            ("1.2.3--x", "1.2.3--x", 3),
-            ("1.2.3-rc.1+b.5", "1.2.3-rc.1+b.5", 3),
-            ("1.2.3+b.05", "1.2.3+b.05", 3),
-            ("1.2.3-0a", "1.2.3-0a", 3),
-            ("1.2.3-00a.0", "1.2.3-00a.0", 3),
-            ("18446744073709551615.0.1", "18446744073709551615.0.1", 3),
-            ("00000000000000000000000001", "1.0.0", 1),
+        for (text, normalised) in [
+            ("1.2.3", "1.2.3"),
+            ("v1.2.3", "1.2.3"),
+            ("1.2", "1.2.0"),
+            ("v1", "1.0.0"),
+            ("0", "0.0.0"),
+            ("01.02.03", "1.2.3"),
+            ("20240101", "20240101.0.0"),
+            ("2024-01-01", "2024.0.0-01-01"),
+            ("1-0", "1.0.0-0"),
+            ("1.2.3--x", "1.2.3--x"),
+            ("1.2.3-rc.1+b.5", "1.2.3-rc.1+b.5"),
+            ("1.2.3+b.05", "1.2.3+b.05"),
+            ("1.2.3-0a", "1.2.3-0a"),
+            ("1.2.3-00a.0", "1.2.3-00a.0"),
+            ("18446744073709551615.0.1", "18446744073709551615.0.1"),
+            ("00000000000000000000000001", "1.0.0"),
         ] {
             let read = version(text);
             assert_eq!(
-                (read.to_string().as_str(), read.segments(), read.text()),
-                (normalised, segments, text),
+                (read.to_string().as_str(), read.text.as_str()),
+                (normalised, text),
                 "{text}"
             );
         }

@@ -1,0 +1,234 @@
+//! Undoes a layer's compression, which is told by its first bytes: media types are not trusted.
+//!
+//! A stream that ends too early although its reader is at the end, or makes no sense, is
+//! [`Kind::Hostile`](crate::error::Kind): the image is broken, and fetching it again brings the
+//! same bytes. What the reader below says when it fails passes through unchanged.
+
+use std::io::{self, BufRead, Read};
+
+use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
+
+use super::inflate::Inflate;
+use crate::error::{Error, Kind, Result};
+
+/// Compressed bytes read at once.
+const INPUT_BUFFER: usize = 64 * 1024;
+/// Plain bytes made at once from zstd, which keeps its window apart.
+const ZSTD_OUTPUT_BUFFER: usize = 256 * 1024;
+/// 2^27 bytes, 128 MiB: what `zstd -d` and every registry client accept; a frame with a larger
+/// window would cost us that much memory.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// What the longest signature below takes: bzip2's, with the magic of its first block.
+const SIGNATURE_BYTES: usize = 10;
+
+/// The plain bytes of a stream, in blocks of up to 256 KiB through [`BufRead`].
+pub(crate) struct Decoder<R> {
+    input: Input<R>,
+    method: Method,
+    /// What of the method's buffer has not been consumed.
+    at: usize,
+    end: usize,
+}
+
+enum Method {
+    Plain,
+    Gzip(Box<Inflate>),
+    Zstd(Box<Unzstd>),
+}
+
+/// Looks at the first bytes of `reader` and undoes the compression they tell of: gzip, zstd or none.
+///
+/// # Errors
+/// A compression that images do not use, by its name; what `reader` says.
+pub(crate) fn decode<R: Read>(reader: R) -> Result<Decoder<R>> {
+    let mut input = Input::new(reader);
+    let start = input
+        .start()
+        .map_err(|error| Error::io(Kind::Local, error))?;
+    let method = match start {
+        [0x1f, 0x8b, ..] => Method::Gzip(Box::new(Inflate::new())),
+        // The second is a skippable frame, with which a zstd stream may start.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Method::Zstd(Box::new(Unzstd::new()?))
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(unsupported("xz")),
+        [0x04, 0x22, 0x4d, 0x18, ..] => return Err(unsupported("lz4")),
+        // `BZh` alone could be the name of a tar's first file.
+        [b'B', b'Z', b'h', b'1'..=b'9', block @ ..]
+            if block.starts_with(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59])
+                || block.starts_with(&[0x17, 0x72, 0x45, 0x38, 0x50, 0x90]) =>
+        {
+            return Err(unsupported("bzip2"));
+        }
+        _ => Method::Plain,
+    };
+    Ok(Decoder {
+        input,
+        method,
+        at: 0,
+        end: 0,
+    })
+}
+
+fn unsupported(name: &str) -> Error {
+    Error::hostile(format!(
+        "it is compressed with {name}; image layers are compressed with gzip or zstd, or not at all"
+    ))
+}
+
+impl<R: Read> BufRead for Decoder<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let new = self.at == self.end;
+        let buffer = match &mut self.method {
+            Method::Plain => return self.input.fill(),
+            Method::Gzip(inflate) => {
+                if new {
+                    let range = inflate.more(&mut self.input)?;
+                    (self.at, self.end) = (range.start, range.end);
+                }
+                inflate.buffer()
+            }
+            Method::Zstd(unzstd) => {
+                if new {
+                    (self.at, self.end) = (0, unzstd.more(&mut self.input)?);
+                }
+                &unzstd.buffer
+            }
+        };
+        Ok(buffer.get(self.at..self.end).unwrap_or_default())
+    }
+
+    fn consume(&mut self, n: usize) {
+        match self.method {
+            Method::Plain => self.input.consume(n),
+            _ => self.at = (self.at + n).min(self.end),
+        }
+    }
+}
+
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut block = self.fill_buf()?;
+        let n = block.read(out)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// A buffered reader that can be asked for its first bytes.
+pub(super) struct Input<R> {
+    reader: R,
+    buffer: Box<[u8]>,
+    at: usize,
+    end: usize,
+}
+
+impl<R: Read> Input<R> {
+    fn new(reader: R) -> Self {
+        Input {
+            reader,
+            buffer: vec![0; INPUT_BUFFER].into_boxed_slice(),
+            at: 0,
+            end: 0,
+        }
+    }
+
+    /// The first bytes, fewer than a signature takes only where the stream is shorter.
+    fn start(&mut self) -> io::Result<&[u8]> {
+        while self.end < SIGNATURE_BYTES {
+            match self.read_more()? {
+                0 => break,
+                n => self.end += n,
+            }
+        }
+        Ok(self.buffer.get(..self.end).unwrap_or_default())
+    }
+
+    /// What is buffered, read anew where nothing is; empty only at the end.
+    pub(super) fn fill(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.end {
+            (self.at, self.end) = (0, 0);
+            self.end = self.read_more()?;
+        }
+        Ok(self.buffer.get(self.at..self.end).unwrap_or_default())
+    }
+
+    pub(super) fn consume(&mut self, n: usize) {
+        self.at = (self.at + n).min(self.end);
+    }
+
+    pub(super) fn peek(&mut self) -> io::Result<Option<u8>> {
+        Ok(self.fill()?.first().copied())
+    }
+
+    pub(super) fn byte(&mut self) -> io::Result<Option<u8>> {
+        let byte = self.peek()?;
+        self.consume(1);
+        Ok(byte)
+    }
+
+    fn read_more(&mut self) -> io::Result<usize> {
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        loop {
+            match self.reader.read(room) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+/// zstd frames, one after another, skippable ones included.
+struct Unzstd {
+    context: DCtx<'static>,
+    buffer: Box<[u8]>,
+    /// Inside a frame.
+    open: bool,
+    /// The context may hold plain bytes that found no room.
+    full: bool,
+}
+
+impl Unzstd {
+    fn new() -> Result<Self> {
+        let no_memory = || Error::local("no memory for a zstd decoder");
+        let mut context = DCtx::try_create().ok_or_else(no_memory)?;
+        context
+            .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
+            .map_err(|code| Error::local(zstd_safe::get_error_name(code)))?;
+        Ok(Unzstd {
+            context,
+            buffer: vec![0; ZSTD_OUTPUT_BUFFER].into_boxed_slice(),
+            open: false,
+            full: false,
+        })
+    }
+
+    /// Fills the buffer; how far, 0 at the end of the stream.
+    fn more<R: Read>(&mut self, input: &mut Input<R>) -> io::Result<usize> {
+        loop {
+            let chunk = input.fill()?;
+            if chunk.is_empty() && !self.full {
+                if self.open {
+                    return Err(Error::hostile("the zstd stream ends in the middle").into_io());
+                }
+                return Ok(0);
+            }
+            let mut source = InBuffer::around(chunk);
+            let mut target = OutBuffer::around(&mut *self.buffer);
+            let hint = self
+                .context
+                .decompress_stream(&mut target, &mut source)
+                .map_err(|code| {
+                    let why = zstd_safe::get_error_name(code);
+                    Error::hostile(format!("the zstd stream is broken or refused: {why}")).into_io()
+                })?;
+            let (used, made) = (source.pos(), target.pos());
+            input.consume(used);
+            self.open = hint != 0;
+            self.full = self.open && made == self.buffer.len();
+            if made > 0 {
+                return Ok(made);
+            }
+        }
+    }
+}

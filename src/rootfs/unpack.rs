@@ -1,0 +1,434 @@
+//! One layer's entries into a tree of its own, where nothing of another layer can be seen.
+//!
+//! What the layer cannot decide alone is recorded for the merge: what it removes, hard links to
+//! files of lower layers, directories that only deeper names imply. Entries count in their order,
+//! the last one of a name wins, as when they were applied one by one to one tree.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{fallocate, ftruncate, linkat, mknodat, openat, statat, symlinkat, unlinkat};
+use rustix::io::Errno;
+
+use super::meta::{Born, Keeper, time};
+use super::path;
+use super::records::{Implied, Links, List};
+use super::remove::remove;
+use super::tree::{Child, Slot, Tree, Walked, failed};
+use crate::archive::whiteout::{self, Mark};
+use crate::archive::{Data, Entries, Entry, EntryKind, shown};
+use crate::error::{Doing, Error, Result};
+use std::io::BufRead;
+
+/// Space is asked for in one piece from here on: below, the call costs more than it saves.
+const FALLOCATE_FROM: u64 = 1 << 20;
+/// And not for more than this at once: the size is the image's word.
+const FALLOCATE_MOST: u64 = 1 << 30;
+
+/// The list of what a layer removes; these are its marks.
+pub(super) const REMOVALS: &str = "removals";
+/// Remove this place.
+pub(super) const REMOVE: u8 = b'-';
+/// Remove what is in this place.
+pub(super) const OPAQUE: u8 = b'o';
+
+/// What is left to say of an unpacked layer, besides what lies on disk.
+pub(super) struct Summary {
+    /// How many directories are only implied, at most.
+    pub(super) implied: u64,
+    /// An entry describes the root itself.
+    pub(super) root_described: bool,
+}
+
+pub(super) struct Unpack<'a> {
+    /// The directory that holds the tree and the records.
+    layer: BorrowedFd<'a>,
+    tree: Tree,
+    keeper: &'a Keeper<'a>,
+    implied: Implied,
+    links: Links,
+    removals: List,
+    root_described: bool,
+    /// The name being unpacked, as a place.
+    place: Vec<u8>,
+}
+
+impl<'a> Unpack<'a> {
+    pub(super) fn new(layer: BorrowedFd<'a>, tree: OwnedFd, keeper: &'a Keeper<'a>) -> Self {
+        Unpack {
+            layer,
+            tree: Tree::new(tree),
+            keeper,
+            implied: Implied::new(),
+            links: Links::new(),
+            removals: List::new(REMOVALS),
+            root_described: false,
+            place: Vec::new(),
+        }
+    }
+
+    /// Reads entries to the end of the tar; what follows it is left in `tar`.
+    pub(super) fn run(mut self, tar: &mut dyn BufRead) -> Result<Summary> {
+        let mut entries = Entries::new(tar);
+        while let Some((entry, data)) = entries.next()? {
+            let mut place = std::mem::take(&mut self.place);
+            self.entry(entry, data, &mut place)?;
+            self.place = place;
+        }
+        self.tree.close()?;
+        // Only there to be linked to.
+        let root = self.tree.directory(b"")?;
+        let root = self.tree.touch(root)?;
+        remove(&*root, whiteout::AUFS_LINKS)
+            .map_err(|error| failed(error, "remove", whiteout::AUFS_LINKS))?;
+        self.tree.forget(whiteout::AUFS_LINKS);
+        self.tree.close()?;
+        self.links.finish()?;
+        self.removals.finish()?;
+        Ok(Summary {
+            implied: self.implied.count(),
+            root_described: self.root_described,
+        })
+    }
+
+    fn entry<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        data: &mut Data<R>,
+        place: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.keeper
+            .report()
+            .debug(|| format!("{:?} {}", entry.kind, shown(entry.name())));
+        path::place(entry.name(), place)?;
+        if place.is_empty() {
+            return self.root(entry);
+        }
+        let (parent, name) = path::split(place);
+        match self.mark(parent, name).doing(|| shown(place))? {
+            Mark::None => {}
+            Mark::Metadata => return Ok(()),
+            Mark::Opaque => return self.removal(OPAQUE, parent, b""),
+            Mark::Remove(removed) => return self.removal(REMOVE, parent, removed),
+        }
+        let parent = self
+            .parent(parent)
+            .doing(|| format!("unpack {}", shown(place)))?;
+        let directory = self.tree.get(parent)?;
+        let born = self.keeper.born_in(directory.gid);
+        // Where the parent is behind a symlink of this layer, this is another place than the
+        // entry's name says; from here on it is the one that counts.
+        let mut real = directory.path().to_vec();
+        path::push(&mut real, name)?;
+        let new = New {
+            entry,
+            parent,
+            name,
+            place: &real,
+            born,
+        };
+        match entry.kind {
+            EntryKind::Directory => self.directory(&new),
+            EntryKind::File => self.file(&new, data),
+            EntryKind::Link => self.link(&new),
+            EntryKind::Symlink | EntryKind::Fifo => self.node(&new),
+            EntryKind::Device => self.device(&new),
+        }
+    }
+
+    /// What a name asks for. Marks count as the last component only.
+    fn mark<'n>(&self, parent: &[u8], name: &'n [u8]) -> Result<Mark<'n>> {
+        let mut above = parent.split(|byte| *byte == b'/').peekable();
+        let top = above.peek().copied().unwrap_or_default();
+        if top == whiteout::AUFS_LINKS {
+            return Ok(Mark::None);
+        }
+        for component in above {
+            match whiteout::mark(component)? {
+                Mark::None => {}
+                Mark::Metadata => return Ok(Mark::Metadata),
+                Mark::Opaque | Mark::Remove(_) => {
+                    return Err(Error::hostile("a name below a whiteout"));
+                }
+            }
+        }
+        whiteout::mark(name)
+    }
+
+    fn removal(&mut self, what: u8, directory: &[u8], name: &[u8]) -> Result<()> {
+        // What cannot be there need not be removed.
+        let Ok(mut real) = self.real(directory)? else {
+            return Ok(());
+        };
+        if !name.is_empty() {
+            path::push(&mut real, name)?;
+        }
+        self.removals.push(self.layer, what, &real)
+    }
+
+    /// Where `place` is when this layer's own symlinks are followed, or why it is nowhere; nothing
+    /// is made.
+    fn real(&mut self, place: &[u8]) -> Result<Result<Vec<u8>>> {
+        match self.tree.walk(place, &mut |_| Ok(false))? {
+            Walked::Directory(slot) => Ok(Ok(self.tree.get(slot)?.path().to_vec())),
+            Walked::Missing(real) => Ok(Ok(real)),
+            Walked::Blocked(error) => Ok(Err(error)),
+        }
+    }
+
+    /// The directory for an entry; what of it is not there is implied.
+    fn parent(&mut self, place: &[u8]) -> Result<Slot> {
+        let (implied, layer) = (&mut self.implied, self.layer);
+        let walked = self.tree.walk(place, &mut |missing| {
+            implied.insert(layer, missing)?;
+            Ok(true)
+        })?;
+        match walked {
+            Walked::Directory(slot) => Ok(slot),
+            Walked::Missing(_) => Err(Error::local("its directory is gone")),
+            Walked::Blocked(error) => Err(error),
+        }
+    }
+
+    /// The root stays what it is; an entry may only describe it (CVE-2021-29136).
+    fn root(&mut self, entry: &Entry) -> Result<()> {
+        if entry.kind != EntryKind::Directory {
+            let (kind, name) = (entry.kind, shown(entry.name()));
+            return Err(Error::hostile(format!(
+                "a {kind:?} entry {name} in place of the image's root directory"
+            )));
+        }
+        let root = self.tree.directory(b"")?;
+        self.root_described = true;
+        self.describe(root, entry)
+    }
+
+    /// Gives an open directory what its entry says.
+    fn describe(&mut self, slot: Slot, entry: &Entry) -> Result<()> {
+        let directory = self.tree.get_mut(slot)?;
+        let owner = (directory.uid, directory.gid);
+        self.keeper
+            .directory(directory.fd(), entry, owner, directory.path())?;
+        if self.keeper.is_root() {
+            (directory.uid, directory.gid) = (entry.uid, entry.gid);
+        }
+        directory.leave_as(entry.mode, time(entry));
+        Ok(())
+    }
+
+    fn directory(&mut self, new: &New<'_>) -> Result<()> {
+        let slot = match self.tree.child(new.parent, new.name)? {
+            Child::Directory(slot) => {
+                self.implied.remove(new.place)?;
+                slot
+            }
+            Child::Missing => self.make(new)?,
+            Child::Symlink(_) | Child::Other => {
+                self.unlink(new)?;
+                // What was here has replaced what lies below; that must not shine through now.
+                self.removals.push(self.layer, REMOVE, new.place)?;
+                self.make(new)?
+            }
+        };
+        self.describe(slot, new.entry)
+    }
+
+    fn make(&mut self, new: &New<'_>) -> Result<Slot> {
+        // An implied directory of that name may have been replaced earlier.
+        self.implied.remove(new.place)?;
+        let entry = new.entry;
+        self.tree
+            .make(new.parent, new.name, entry.mode, time(entry))
+    }
+
+    fn unlink(&mut self, new: &New<'_>) -> Result<()> {
+        let parent = self.tree.touch(new.parent)?;
+        unlinkat(&*parent, new.name, AtFlags::empty())
+            .map_err(|error| failed(error, "replace", new.place))
+    }
+
+    /// Removes what this layer has put at a place.
+    fn clear(&mut self, new: &New<'_>) -> Result<()> {
+        let parent = self.tree.touch(new.parent)?;
+        self.tree.forget(new.place);
+        remove(&*parent, new.name).map_err(|error| failed(error, "replace", new.place))
+    }
+
+    /// Runs `create`, which makes something that is no directory; where a name is taken, it is
+    /// cleared first. Files are thus always new (`O_EXCL`), never written through a shared inode.
+    fn create<T>(
+        &mut self,
+        new: &New<'_>,
+        create: impl Fn(&OwnedFd) -> std::result::Result<T, Errno>,
+    ) -> Result<(T, Rc<OwnedFd>)> {
+        let parent = self.tree.touch(new.parent)?;
+        let made = match create(&parent) {
+            Err(Errno::EXIST) => {
+                self.clear(new)?;
+                create(&parent)
+            }
+            made => made,
+        };
+        let made = made.map_err(|error| failed(error, "create", new.place))?;
+        Ok((made, parent))
+    }
+
+    fn file<R: BufRead>(&mut self, new: &New<'_>, data: &mut Data<R>) -> Result<()> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = self.keeper.first_mode(new.entry, new.born);
+        let (fd, _) = self.create(new, |parent| openat(parent, new.name, flags, mode))?;
+        write(&fd, new, data)?;
+        self.keeper.file(fd.as_fd(), new.entry, new.born, new.place)
+    }
+
+    fn node(&mut self, new: &New<'_>) -> Result<()> {
+        let target = new.entry.link();
+        if new.entry.kind == EntryKind::Symlink && target.is_empty() {
+            let place = shown(new.place);
+            return Err(Error::hostile(format!(
+                "the symlink {place} points to nothing"
+            )));
+        }
+        let mode = Mode::from_raw_mode(new.entry.mode);
+        let ((), parent) = self.create(new, |parent| match new.entry.kind {
+            EntryKind::Symlink => symlinkat(target, parent, new.name),
+            _ => mknodat(parent, new.name, FileType::Fifo, mode, 0),
+        })?;
+        self.keeper
+            .node(parent.as_fd(), new.name, new.entry, new.born, new.place)
+    }
+
+    /// Device nodes are left out: a user namespace cannot make them. What the entry would have
+    /// replaced is gone all the same.
+    fn device(&mut self, new: &New<'_>) -> Result<()> {
+        let place = shown(new.place);
+        self.keeper
+            .report()
+            .debug(|| format!("the device {place} is left out"));
+        self.clear(new)?;
+        self.removals.push(self.layer, REMOVE, new.place)
+    }
+
+    /// A hard link. Its header's owner, mode and time are those of the file it links to, and are
+    /// not set again.
+    fn link(&mut self, new: &New<'_>) -> Result<()> {
+        let mut target = Vec::new();
+        path::place(new.entry.link(), &mut target)?;
+        let missing = || {
+            let (place, target) = (shown(new.place), shown(new.entry.link()));
+            Error::hostile(format!(
+                "{place} is a hard link to {target}, which cannot be"
+            ))
+        };
+        if target.is_empty() {
+            return Err(missing());
+        }
+        let (parent, name) = path::split(&target);
+        let mut real = self.real(parent)?.map_err(|_| missing())?;
+        path::push(&mut real, name)?;
+        if path::is_within(&real, new.place) && real != new.place {
+            // The target goes away with the directory that the link replaces.
+            return Err(missing());
+        }
+        let (real_parent, _) = path::split(&real);
+        let above = match self.tree.walk(real_parent, &mut |_| Ok(false))? {
+            Walked::Directory(slot) => Some(self.tree.fd(slot)?),
+            _ => None,
+        };
+        let kind = match &above {
+            Some(above) => match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
+                Err(Errno::NOENT) => None,
+                Err(error) => return Err(failed(error, "link to", &real)),
+            },
+            None => None,
+        };
+        // The slot of the new name's directory may be gone after so many others were opened.
+        let (own, _) = path::split(new.place);
+        let new = &New {
+            parent: self.tree.directory(own)?,
+            ..*new
+        };
+        match (above, kind) {
+            (_, Some(FileType::Directory)) => Err(missing()),
+            // A link to itself.
+            (_, Some(_)) if real == new.place => Ok(()),
+            (Some(above), Some(kind)) => {
+                self.create(new, |parent| {
+                    linkat(&above, name, parent, new.name, AtFlags::empty())
+                })?;
+                if kind == FileType::Socket {
+                    self.links.also(self.layer, new.place)?;
+                }
+                Ok(())
+            }
+            _ => {
+                self.clear(new)?;
+                let parent = self.tree.touch(new.parent)?;
+                self.links
+                    .insert(self.layer, new.place, &*parent, new.name, &real)
+            }
+        }
+    }
+}
+
+/// Something that an entry makes.
+#[derive(Clone, Copy)]
+struct New<'e> {
+    entry: &'e Entry,
+    /// Its directory, and its name there.
+    parent: Slot,
+    name: &'e [u8],
+    place: &'e [u8],
+    born: Born,
+}
+
+/// Writes the data of a file, with its holes as holes.
+fn write<R: BufRead>(fd: &OwnedFd, new: &New<'_>, data: &mut Data<R>) -> Result<()> {
+    let wrong = |error| failed(error, "write", new.place);
+    let Some(extents) = new.entry.extents() else {
+        if new.entry.size >= FALLOCATE_FROM {
+            // Only for speed: where it fails, writing says why, or works.
+            let size = new.entry.size.min(FALLOCATE_MOST);
+            let _ = fallocate(fd, FallocateFlags::KEEP_SIZE, 0, size);
+        }
+        loop {
+            let block = data
+                .block()
+                .doing(|| format!("unpack {}", shown(new.place)))?;
+            if block.is_empty() {
+                return Ok(());
+            }
+            let n = retrying(|| rustix::io::write(fd, block)).map_err(wrong)?;
+            data.consume(n);
+        }
+    };
+    for extent in extents {
+        let mut at = extent.offset;
+        let end = extent.offset.saturating_add(extent.length);
+        while at < end {
+            let block = data
+                .block()
+                .doing(|| format!("unpack {}", shown(new.place)))?;
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let block = block.get(..left.min(block.len())).unwrap_or_default();
+            let n = retrying(|| rustix::io::pwrite(fd, block, at)).map_err(wrong)?;
+            data.consume(n);
+            at += n as u64;
+        }
+    }
+    ftruncate(fd, new.entry.size).map_err(wrong)
+}
+
+fn retrying<T>(
+    mut call: impl FnMut() -> std::result::Result<T, Errno>,
+) -> std::result::Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}

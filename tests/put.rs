@@ -1,0 +1,370 @@
+//! `out` against the fixture registry: what is pushed, in which order, and under which tags.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a panic is how it reports"
+)]
+
+mod common;
+
+use common::{Fault, Image, Program, Registry, Tokens, image, index, layer};
+use serde_json::{Value, json};
+
+fn app(content: &str) -> Image {
+    image([
+        layer().file("etc/base", "base"),
+        layer().file("app", content),
+    ])
+    .oci()
+}
+
+/// A put of `image` as an OCI layout directory named `image`.
+fn put(registry: &Registry, image: &Image, source: Value, params: Value) -> Program {
+    let mut request = json!({
+        "source": {"repository": registry.repository("t/a")},
+        "params": {"image": "image"},
+    });
+    for (part, fields) in [("source", source), ("params", params)] {
+        let Value::Object(fields) = fields else {
+            panic!("fields are an object")
+        };
+        request[part].as_object_mut().unwrap().extend(fields);
+    }
+    let program = Program::put(request)
+        .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
+        .against(registry);
+    image.write_layout(&program.directory_argument().join("image"), None);
+    program
+}
+
+#[test]
+fn every_recorded_put_pushes_the_recorded_tags() {
+    let table = include_str!("cases/put_tags.jsonl");
+    let image = app("new");
+    for (number, line) in table.lines().enumerate() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let registry = Registry::start();
+        for (at, tag) in case["existing"].as_array().unwrap().iter().enumerate() {
+            registry.put_image("t/a", tag.as_str().unwrap(), &app(&at.to_string()));
+        }
+        let before = registry.tags("t/a");
+        let mut params = case["params"].clone();
+        params["image"] = json!("image");
+        let mut program = put(&registry, &image, case["source"].clone(), params);
+        if let (Some(text), Some(name)) = (
+            case["additional_tags_file"].as_str(),
+            case["params"]["additional_tags"].as_str(),
+        ) {
+            program = program.source_file(name, text);
+        }
+        let output = program.run();
+        if case["error"] == true {
+            output.fails();
+            assert_eq!(registry.tags("t/a"), before, "line {}: {line}", number + 1);
+            continue;
+        }
+        let tags: Vec<&str> = case["tags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tag| tag.as_str().unwrap())
+            .collect();
+        output.succeeds_with(json!({
+            "version": {"tag": case["version_tag"], "digest": image.digest},
+            "metadata": [
+                {"name": "repository", "value": registry.repository("t/a")},
+                {"name": "tags", "value": tags.join(" ")},
+            ],
+        }));
+        let now = registry.tags("t/a");
+        for tag in tags {
+            let there = now
+                .iter()
+                .any(|(name, digest)| name == tag && *digest == image.digest);
+            assert!(there, "line {}: {tag}: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn blobs_come_before_the_manifest_and_tags_come_last() {
+    let registry = Registry::start();
+    let image = app("new");
+    registry.alias_image(&image, "app");
+    let output = put(&registry, &image, json!({"tag": "v1"}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    output.succeeds();
+    let lines = registry.lines();
+    let first_manifest = lines
+        .iter()
+        .position(|line| line.starts_with("PUT /v2/t/a/manifests/"))
+        .unwrap();
+    let last_blob = lines
+        .iter()
+        .rposition(|line| line.contains("/blobs/"))
+        .unwrap();
+    assert!(last_blob < first_manifest, "{lines:#?}");
+    let puts: Vec<&String> = lines
+        .iter()
+        .filter(|line| line.starts_with("PUT /v2/t/a/manifests/"))
+        .collect();
+    assert_eq!(
+        puts.last().unwrap().as_str(),
+        "PUT /v2/t/a/manifests/v1 201"
+    );
+}
+
+#[test]
+fn a_second_put_of_the_same_image_sends_nothing() {
+    let registry = Registry::start();
+    let image = app("new");
+    put(&registry, &image, json!({"tag": "v1"}), json!({}))
+        .run()
+        .succeeds();
+    registry.forget_requests();
+    put(&registry, &image, json!({"tag": "v1"}), json!({}))
+        .run()
+        .succeeds();
+    let lines = registry.lines();
+    assert!(
+        lines.iter().all(|line| line.starts_with("HEAD ")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn an_index_goes_up_with_all_its_images_and_keeps_its_digest() {
+    let registry = Registry::start();
+    let index = index([("linux/amd64", app("amd64")), ("linux/arm64", app("arm64"))])
+        .attested()
+        .oci();
+    let output = put(&registry, &index, json!({"tag": "v1"}), json!({})).run();
+    assert_eq!(output.succeeds()["version"]["digest"], json!(index.digest));
+    assert_eq!(
+        registry.tags("t/a"),
+        [("v1".to_owned(), index.digest.clone())]
+    );
+}
+
+#[test]
+fn a_docker_tarball_is_pushed_with_its_layers_compressed_and_sent_once() {
+    let image = app("new");
+    for bytes in [
+        image.docker_save(&["other/name:9"]),
+        image.docker_save_oci(&["other/name:9"]),
+    ] {
+        let registry = Registry::start();
+        let request = json!({
+            "source": {"repository": registry.repository("t/a"), "tag": "v1"},
+            "params": {"image": "image.tar"},
+        });
+        let program = Program::put(request)
+            .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
+            .against(&registry)
+            .source_file("image.tar", bytes);
+        let digest = program.run().succeeds()["version"]["digest"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        // Names inside the tarball do not choose where it goes.
+        assert_eq!(registry.tags("t/a"), [("v1".to_owned(), digest.clone())]);
+        let manifest = registry.manifest("t/a", &digest).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest.bytes).unwrap();
+        for layer in manifest["layers"].as_array().unwrap() {
+            let blob = registry
+                .blob("t/a", layer["digest"].as_str().unwrap())
+                .unwrap();
+            assert_eq!(blob.len() as u64, layer["size"].as_u64().unwrap());
+            assert_eq!(blob[..2], [0x1f, 0x8b]);
+        }
+    }
+}
+
+#[test]
+fn a_rebuild_with_one_new_layer_sends_one_layer() {
+    let registry = Registry::start();
+    let push = |image: &Image| {
+        let request = json!({
+            "source": {"repository": registry.repository("t/a"), "tag": "v1"},
+            "params": {"image": "image.tar"},
+        });
+        Program::put(request)
+            .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
+            .against(&registry)
+            .source_file("image.tar", image.docker_save(&[]))
+            .run()
+            .succeeds();
+    };
+    push(&app("one"));
+    registry.forget_requests();
+    push(&app("two"));
+    let lines = registry.lines();
+    let uploads = lines
+        .iter()
+        .filter(|line| line.starts_with("PATCH "))
+        .count();
+    assert_eq!(
+        uploads,
+        2,
+        "the layer and the config: {:#?}",
+        registry.lines()
+    );
+}
+
+#[test]
+fn an_upload_that_breaks_starts_with_a_new_session() {
+    let registry = Registry::start();
+    registry
+        .on("PATCH", "/v2/t/a/blobs/uploads/*")
+        .then(Fault::Reset);
+    registry
+        .on("POST", "/v2/t/a/blobs/uploads/*")
+        .nth(2)
+        .then(Fault::error(503, "UNAVAILABLE", "try later"));
+    put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
+        .run()
+        .succeeds();
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_counts_when_the_blob_is_there() {
+    let registry = Registry::start();
+    registry
+        .on("PUT", "/v2/t/a/blobs/uploads/*")
+        .then(Fault::DoneThenReset);
+    put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
+        .run()
+        .succeeds();
+}
+
+#[test]
+fn a_token_that_ends_in_the_middle_is_renewed() {
+    let tokens = Tokens::new().user("alice", "s3cret");
+    let registry = Registry::setup().bearer(&tokens).start();
+    for (method, path) in [
+        ("POST", "/v2/t/a/blobs/uploads/"),
+        ("PATCH", "/v2/t/a/blobs/uploads/*"),
+        ("PUT", "/v2/t/a/blobs/uploads/*"),
+        ("PUT", "/v2/t/a/manifests/*"),
+    ] {
+        registry.on(method, path).nth(2).then(Fault::Expired);
+    }
+    let source = json!({"tag": "v1", "username": "alice", "password": "s3cret"});
+    let output = put(&registry, &app("new"), source, json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    output.succeeds();
+    output.keeps_secret(["s3cret"]);
+    assert!(tokens.issued() > 2);
+}
+
+#[test]
+fn a_tag_that_cannot_be_read_back_fails_the_step_and_says_that_it_was_pushed() {
+    let registry = Registry::start();
+    let image = app("new");
+    registry
+        .on("HEAD", "/v2/t/a/manifests/v1")
+        .always()
+        .then(Fault::error(404, "MANIFEST_UNKNOWN", "unknown"));
+    put(&registry, &image, json!({"tag": "v1"}), json!({})).run().fails_ending_with(
+        "put: REGISTRY/t/a: v1 was pushed, but cannot be read after 60 s; see whether somebody else pushes the same tag",
+    );
+}
+
+#[test]
+fn images_that_cannot_be_pushed_leave_every_tag_where_it_was() {
+    let registry = Registry::start();
+    let image = app("new");
+    let layer = image.layers[0].digest.clone();
+    let path = |program: &Program| {
+        let hex = layer.split_once(':').unwrap().1;
+        program
+            .directory_argument()
+            .join("image/blobs/sha256")
+            .join(hex)
+    };
+    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
+    std::fs::remove_file(path(&program)).unwrap();
+    program.run().fails();
+    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
+    std::fs::write(path(&program), "short").unwrap();
+    program.run().fails();
+    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
+    let mut bytes = std::fs::read(path(&program)).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(path(&program), bytes).unwrap();
+    program.run().fails();
+    assert!(registry.tags("t/a").is_empty());
+}
+
+#[test]
+fn the_image_is_one_file_that_is_there() {
+    let registry = Registry::start();
+    let run = |pattern: &str| {
+        let request = json!({
+            "source": {"repository": registry.repository("t/a"), "tag": "v1"},
+            "params": {"image": pattern},
+        });
+        Program::put(request)
+            .against(&registry)
+            .source_file("one/image.tar", "")
+            .source_file("two/image.tar", "")
+            .source_file("empty/.keep", "")
+            .run()
+    };
+    run("three/*.tar").fails_with(
+        "put: `params.image`: no files match glob `three/*.tar`; \
+         the path is relative to the step's source directory; is the artifact an input of the put?",
+    );
+    run("*/image.tar").fails_with(
+        "put: `params.image`: too many files match glob `*/image.tar`: `one/image.tar`, `two/image.tar`",
+    );
+    run("empty").fails_with(
+        "put: read image `TMP/src/empty`: the directory is no OCI layout: it has no `index.json`",
+    );
+    assert!(registry.requests().is_empty());
+}
+
+#[test]
+fn what_is_no_tag_is_refused_before_anything_is_sent() {
+    let registry = Registry::start();
+    let image = app("new");
+    put(&registry, &image, json!({}), json!({}))
+        .run()
+        .fails_with("put: no tag specified - need either 'version:' in params or 'tag:' in source");
+    let program = put(
+        &registry,
+        &image,
+        json!({}),
+        json!({"additional_tags": "tags/list"}),
+    );
+    let output = program.source_file("tags/list", "ok feature/x").run();
+    output.fails();
+    assert!(
+        output.messages().contains("`feature/x`"),
+        "{}",
+        output.messages()
+    );
+    assert!(registry.requests().is_empty());
+}
+
+#[test]
+fn an_immutable_tag_is_told_in_the_registrys_own_words() {
+    let registry = Registry::start();
+    registry
+        .on("PUT", "/v2/t/a/manifests/v1")
+        .then(Fault::error(
+            400,
+            "TAG_INVALID",
+            "The image tag 'v1' already exists and is immutable",
+        ));
+    put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
+        .run()
+        .fails_ending_with(
+            "put: REGISTRY/t/a: push v1: PUT http://REGISTRY/v2/t/a/manifests/v1: 400 Bad Request: \
+         TAG_INVALID: The image tag 'v1' already exists and is immutable",
+        );
+}
