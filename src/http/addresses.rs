@@ -84,9 +84,7 @@ fn embedded(address: IpAddr) -> IpAddr {
     match six.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => four(high, low),
         [0x2002, high, low, ..] => four(high, low),
-        [0, 0, 0, 0, 0, 0, high, low] if six != Ipv6Addr::LOCALHOST && high != 0 => {
-            four(high, low)
-        }
+        [0, 0, 0, 0, 0, 0, high, low] if six != Ipv6Addr::LOCALHOST && high != 0 => four(high, low),
         _ => address,
     }
 }
@@ -134,7 +132,12 @@ mod tests {
         for address in ["127.8.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"] {
             assert!(is_loopback(address.parse().unwrap()), "{address}");
         }
-        for address in ["169.254.1.1", "fe80::1", "::ffff:169.254.1.1", "64:ff9b::a9fe:1"] {
+        for address in [
+            "169.254.1.1",
+            "fe80::1",
+            "::ffff:169.254.1.1",
+            "64:ff9b::a9fe:1",
+        ] {
             assert!(is_link_local(address.parse().unwrap()), "{address}");
         }
     }
@@ -164,7 +167,13 @@ mod tests {
 
     #[test]
     fn private_literals_are_known_by_name_and_number() {
-        for host in ["localhost", "LOCALHOST.", "a.localhost", "10.0.0.1", "[fe80::1]"] {
+        for host in [
+            "localhost",
+            "LOCALHOST.",
+            "a.localhost",
+            "10.0.0.1",
+            "[fe80::1]",
+        ] {
             let host = host.to_ascii_lowercase();
             assert!(is_private_literal(&host), "{host}");
         }

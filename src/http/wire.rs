@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, NextTimeout, Transport,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 use crate::error::{Again, Error, Kind};
 
@@ -203,7 +201,10 @@ impl EarlyAnswer {
             Some(_) => first_chunk(body),
             None => {
                 let length = text("content-length").and_then(|text| text.parse().ok());
-                (body, length.is_some_and(|length: usize| body.len() >= length))
+                (
+                    body,
+                    length.is_some_and(|length: usize| body.len() >= length),
+                )
             }
         };
         let answer = EarlyAnswer {
@@ -254,7 +255,11 @@ mod tests {
 
     fn shown(read: &str) -> String {
         let show = |answer: &EarlyAnswer| {
-            format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))
+            format!(
+                "{} {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.body)
+            )
         };
         match EarlyAnswer::parse(read.as_bytes()) {
             Parsed::Whole(answer) => format!("whole {}", show(&answer)),
@@ -269,8 +274,14 @@ mod tests {
             ("", "nothing"),
             ("HTTP/1.1 413 Too Large\r\n", "nothing"),
             ("HTTP/1.1 413 Too Large\r\n\r\n", "part 413 "),
-            ("HTTP/1.1 413 x\r\nContent-Length: 2\r\n\r\nab", "whole 413 ab"),
-            ("HTTP/1.1 413 x\r\ncontent-length: 3\r\n\r\nab", "part 413 ab"),
+            (
+                "HTTP/1.1 413 x\r\nContent-Length: 2\r\n\r\nab",
+                "whole 413 ab",
+            ),
+            (
+                "HTTP/1.1 413 x\r\ncontent-length: 3\r\n\r\nab",
+                "part 413 ab",
+            ),
             (
                 "HTTP/1.1 403 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
                 "whole 403 ab",
@@ -279,7 +290,10 @@ mod tests {
                 "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 401 x\r\nContent-Length: 0\r\n\r\n",
                 "whole 401 ",
             ),
-            ("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n", "nothing"),
+            (
+                "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+                "nothing",
+            ),
             ("SSH-2.0-x\r\n\r\n", "nothing"),
         ] {
             assert_eq!(shown(read), expect, "{read}");
