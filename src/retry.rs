@@ -116,8 +116,6 @@ impl Patience {
 pub(crate) struct Attempts<'a> {
     clock: &'a dyn Clock,
     patience: Patience,
-    /// What is attempted, for log lines about errors that do not say it.
-    what: String,
     /// When the last progress was made.
     since: Duration,
     /// When the host stopped to answer at all.
@@ -130,17 +128,10 @@ impl<'a> Attempts<'a> {
         Attempts {
             clock,
             patience,
-            what: String::new(),
             since: clock.elapsed(),
             unreachable_since: None,
             tries: 0,
         }
-    }
-
-    /// Names in log lines what is attempted.
-    pub(crate) fn of(mut self, what: impl std::fmt::Display) -> Self {
-        self.what = format!("{what}: ");
-        self
     }
 
     /// Bytes arrived: the count and the time start again.
@@ -177,11 +168,7 @@ impl<'a> Attempts<'a> {
         if left.is_zero() || wait > left {
             return Err(self.give_up(error, asked));
         }
-        report.info(format!(
-            "{}{error}; trying again in {}",
-            self.what,
-            seconds(wait)
-        ));
+        report.info(format!("{error}; trying again in {}", seconds(wait)));
         if matches!(error.can_try_again(), Again::Limited { .. }) {
             gate.close_for(self.clock, wait);
         }

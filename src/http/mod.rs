@@ -19,7 +19,7 @@ use ureq::http::{self, HeaderMap};
 use ureq::{Agent, Body, SendBody};
 
 use crate::context::{Context, Env};
-use crate::error::{Again, Error, Kind, Result};
+use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::secret::Secret;
 use crate::workers::lock;
 
@@ -158,6 +158,7 @@ impl<'a> Request<'a> {
 /// An answer, of whatever status.
 pub(crate) struct Response {
     pub(crate) status: u16,
+    method: &'static str,
     /// Where it came from, after redirects.
     pub(crate) url: Url,
     headers: HeaderMap,
@@ -203,14 +204,13 @@ impl Response {
     /// # Errors
     /// More than `limit` bytes; a broken connection.
     pub(crate) fn bytes(self, limit: u64) -> Result<Vec<u8>> {
-        let url = self.url.clone();
-        let bytes = self.bytes_up_to(limit + 1)?;
-        if bytes.len() as u64 > limit {
-            return Err(Error::hostile(format!(
-                "{url}: the answer is longer than {limit} bytes, the most that is accepted"
-            )));
+        let asked = format!("{} {}", self.method, self.url);
+        match self.bytes_up_to(limit + 1) {
+            Ok(bytes) if bytes.len() as u64 > limit => Err(Error::hostile(format!(
+                "{asked}: the answer is longer than {limit} bytes, the most that is accepted"
+            ))),
+            bytes => bytes.doing(|| asked),
         }
-        Ok(bytes)
     }
 
     /// Reads what is left of a short body, so that the connection can be used again.
@@ -507,6 +507,7 @@ impl<'a> Client<'a> {
         let via = self.names.proxies().for_url(url).map(|p| p.url.origin());
         let respond = |status, headers, body| Response {
             status,
+            method,
             url: url.clone(),
             headers,
             body,

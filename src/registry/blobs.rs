@@ -15,6 +15,8 @@ use crate::retry::Attempts;
 /// bytes that were delivered already are read again and dropped.
 pub(crate) struct BlobReader<'r, 'a> {
     remote: &'r Remote<'a>,
+    /// The digest, for people.
+    name: String,
     size: u64,
     source: Source,
     body: Option<BodyReader>,
@@ -76,11 +78,12 @@ impl<'a> Remote<'a> {
     ) -> Result<BlobReader<'r, 'a>> {
         let mut reader = BlobReader {
             remote: self,
+            name: descriptor.digest.short(),
             size: descriptor.size,
             source,
             body: None,
             at: 0,
-            attempts: self.attempts().of(descriptor.digest.short()),
+            attempts: self.attempts(),
         };
         reader.connect()?;
         Ok(reader)
@@ -190,7 +193,7 @@ impl BlobReader<'_, '_> {
     fn wait_after(&mut self, error: Error) -> Result<()> {
         let error = match self.at {
             0 => error,
-            at => error.doing(format!("read at byte {at} of {}", self.size)),
+            at => error.doing(format!("read {} at byte {at} of {}", self.name, self.size)),
         };
         self.attempts
             .wait_after(error, &self.remote.gate, self.remote.report())

@@ -189,10 +189,7 @@ impl Remote<'_> {
                 .header("content-type")
                 .unwrap_or_default()
                 .to_owned();
-            let bytes = response
-                .bytes(MANIFEST_LIMIT)
-                .doing(|| format!("GET {url}"))?;
-            Ok((bytes, media_type))
+            Ok((response.bytes(MANIFEST_LIMIT)?, media_type))
         })
     }
 
