@@ -14,5 +14,11 @@ mod common;
 
 #[path = "faults/help.rs"]
 mod help;
+#[path = "faults/login.rs"]
+mod login;
 #[path = "faults/matrix.rs"]
 mod matrix;
+#[path = "faults/resume.rs"]
+mod resume;
+#[path = "faults/uploads.rs"]
+mod uploads;

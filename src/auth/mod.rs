@@ -24,6 +24,9 @@ use token::{Realm, Token};
 /// The user name that stands for "the password is a refresh token" (Docker's credential stores).
 const TOKEN_USER: &str = "<token>";
 
+/// A token server that gave none is not asked again for this long.
+const FAILURE_LIFE: Duration = Duration::from_secs(30);
+
 /// What is known of the user.
 pub(crate) enum Credentials {
     Anonymous,
@@ -108,8 +111,14 @@ pub(crate) struct Authenticator<'a> {
     tokens: Mutex<HashMap<Scope, Token>>,
     /// Held while a token is fetched, so that workers that need the same one wait for it.
     fetching: Mutex<()>,
-    /// How often that failed, and how the last time.
-    failures: Mutex<(usize, Option<(Kind, String)>)>,
+    /// How and when that failed the last time.
+    failures: Mutex<HashMap<Scope, Failure>>,
+}
+
+struct Failure {
+    at: Duration,
+    kind: Kind,
+    why: String,
 }
 
 #[derive(Clone, Default)]
@@ -190,24 +199,29 @@ impl<'a> Authenticator<'a> {
         if let Some(token) = self.cached(scope, refused) {
             return Ok(token);
         }
-        let failures = lock(&self.failures).0;
         // One of the workers fetches, and the others find what it got.
         let _fetching = lock(&self.fetching);
         if let Some(token) = self.cached(scope, refused) {
             return Ok(token);
         }
         // What it got may be a failure after long tries: the others do not wait one by one.
-        if let (now, Some((kind, why))) = &*lock(&self.failures)
-            && *now != failures
+        if let Some(failure) = lock(&self.failures).get(scope)
+            && self.now().saturating_sub(failure.at) < FAILURE_LIFE
         {
-            return Err(Error::new(*kind, why.clone()));
+            return Err(Error::new(failure.kind, failure.why.clone()));
         }
         let fetched = token::fetch(self.client, realm, &scope.0, &self.credentials);
         match &fetched {
-            Ok(token) => drop(lock(&self.tokens).insert(scope.clone(), token.clone())),
+            Ok(token) => {
+                lock(&self.tokens).insert(scope.clone(), token.clone());
+            }
             Err(error) => {
-                let mut failures = lock(&self.failures);
-                *failures = (failures.0 + 1, Some((error.kind(), error.to_string())));
+                let failure = Failure {
+                    at: self.now(),
+                    kind: error.kind(),
+                    why: error.to_string(),
+                };
+                lock(&self.failures).insert(scope.clone(), failure);
             }
         }
         fetched

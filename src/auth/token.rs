@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::{Credentials, Secret};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Again, Doing, Error, Result};
 use crate::http::{Client, Payload, Request, Response, Url, encode, is_private_literal, problem};
 use crate::oci::json;
 use crate::retry::{Attempts, Gate, Patience};
@@ -125,7 +125,10 @@ pub(super) fn fetch(
             .doing(|| format!("log in at {}", realm.url.authority()));
         match outcome {
             Ok(token) => return Ok(token),
-            Err(error) => attempts.wait_after(error, &gate, context.report)?,
+            // Whoever needs the token does not try on: the service has had its minute.
+            Err(error) => attempts
+                .wait_after(error, &gate, context.report)
+                .map_err(|error| error.again(Again::Never))?,
         }
     }
 }

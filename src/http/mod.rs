@@ -213,6 +213,19 @@ impl Response {
         }
     }
 
+    /// The same with its body in memory, as far as it is short: the connection is free again.
+    pub(crate) fn settled(mut self) -> Self {
+        let mut bytes = Vec::new();
+        let body = std::mem::replace(&mut self.body, Body::builder().data(""));
+        let mut body = body.into_with_config().limit(u64::MAX).reader();
+        // What cannot be read of an error is not shown.
+        let _ = (&mut body)
+            .take(INPUT_BUFFER as u64)
+            .read_to_end(&mut bytes);
+        self.body = Body::builder().data(bytes);
+        self
+    }
+
     /// Reads what is left of a short body, so that the connection can be used again.
     pub(crate) fn discard(self) {
         // Nobody wants these bytes: that they cannot be read is no failure.

@@ -156,7 +156,8 @@ impl BlobReader<'_, '_> {
         };
         if !starts {
             return Err(Error::registry(format!(
-                "GET {url}: status {} for a whole blob",
+                "GET {}: status {} for a whole blob",
+                self.remote.as_reached(url),
                 response.status
             )));
         }
@@ -178,7 +179,7 @@ impl BlobReader<'_, '_> {
         match has {
             Some(has) if has != self.size => Err(Error::registry(format!(
                 "GET {}: the server has {has} bytes for it, its descriptor says {}",
-                self.url(),
+                self.remote.as_reached(self.url()),
                 self.size
             ))),
             _ => Ok(()),

@@ -211,7 +211,7 @@ impl Remote<'_> {
                     .payload(Payload::Bytes(bytes))
             })
             .doing(|| format!("{}: push {reference}", self.repository))?;
-        check_answer(&response, &url, &Digest::of(bytes), reference)
+        check_answer(&response, &response.url, &Digest::of(bytes), reference)
     }
 
     fn manifest_url(&self, reference: Reference<'_>) -> Result<Url> {

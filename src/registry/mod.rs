@@ -143,14 +143,14 @@ impl<'a> Remote<'a> {
                 return Ok(response);
             }
             renewed = true;
+            let response = response.settled();
             let other = self
                 .auth
                 .renew(&response, &scope, authorization.as_ref())
-                .doing(|| format!("{method} {url}"))?;
+                .doing(|| format!("{method} {}", self.as_reached(url)))?;
             let Some(other) = other else {
                 return Ok(response);
             };
-            response.discard();
             authorization = Some(other);
         }
     }
@@ -168,6 +168,14 @@ impl<'a> Remote<'a> {
         match self.client.is_plain(&self.registry) {
             true => self.registry.with_scheme(Scheme::Http),
             false => self.registry.clone(),
+        }
+    }
+
+    /// `url` as it was asked for: a registry may turn out to speak plain HTTP.
+    fn as_reached(&self, url: &Url) -> Url {
+        match self.is_own(url) {
+            true => url.with_scheme(self.own_url().scheme()),
+            false => url.clone(),
         }
     }
 
@@ -217,13 +225,8 @@ impl<'a> Remote<'a> {
     }
 
     fn problem(&self, method: &'static str, url: &Url, response: Response) -> Error {
-        // A registry that speaks plain HTTP answers from another scheme than was asked.
-        let asked = match self.is_own(url) && self.is_own(&response.url) {
-            true => response.url.clone(),
-            false => url.clone(),
-        };
         let own = self.is_own(&response.url);
-        let error = problem(method, &asked, response, self.clock());
+        let error = problem(method, &self.as_reached(url), response, self.clock());
         // Another server's refusal has nothing to do with this login.
         match error.is_denied() && own {
             true => self.auth.advise(error),

@@ -23,7 +23,7 @@ impl Remote<'_> {
             Ok(response) if response.status == 201 => Ok(true),
             Ok(response) => {
                 // 202: a session that nobody needs. It ends by itself where this is not allowed.
-                if let Ok(session) = self.session(&url, &response) {
+                if let Ok(session) = self.session(&response) {
                     let _ = self.send_once("DELETE", &session, Access::Push, |request| request);
                 }
                 Ok(false)
@@ -91,20 +91,22 @@ impl Remote<'_> {
     }
 
     /// Where the session goes on, from the `Location` of an answer.
-    fn session(&self, asked: &Url, response: &Response) -> Result<Url> {
+    fn session(&self, response: &Response) -> Result<Url> {
         let location = response.header("location").ok_or_else(|| {
             Error::registry(format!(
-                "{asked}: the registry started an upload without a Location"
+                "POST {}: the registry started an upload without a Location",
+                response.url
             ))
         })?;
         let url = response
             .url
             .join(location)
-            .doing(|| format!("upload location of {asked}"))?;
+            .doing(|| format!("upload location of {}", response.url))?;
         let url = self.with_own_scheme(url);
         if response.url.is_https() && !url.is_https() {
             return Err(Error::hostile(format!(
-                "{asked}: the upload is to go on at {url}, without TLS"
+                "{}: the upload is to go on at {url}, without TLS",
+                response.url
             )));
         }
         Ok(url)
@@ -129,7 +131,7 @@ impl Upload<'_, '_> {
         let start = remote.url("blobs/uploads/")?;
         let response = remote.send_once("POST", &start, Access::Push, |request| request)?;
         let response = remote.successful("POST", &start, response)?;
-        let mut session = remote.session(&start, &response)?;
+        let mut session = remote.session(&response)?;
         let (digest, size) = bytes(&mut |reader, length| {
             session = self.append(&session, reader, length)?;
             Ok(())
@@ -184,7 +186,7 @@ impl Upload<'_, '_> {
             _ => {
                 let response = remote.successful("PATCH", session, response)?;
                 match response.header("location") {
-                    Some(_) => remote.session(session, &response),
+                    Some(_) => remote.session(&response),
                     None => Ok(session.clone()),
                 }
             }
