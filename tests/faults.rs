@@ -22,3 +22,5 @@ mod matrix;
 mod resume;
 #[path = "faults/uploads.rs"]
 mod uploads;
+#[path = "faults/tls.rs"]
+mod tls;
