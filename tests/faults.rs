@@ -18,9 +18,13 @@ mod help;
 mod login;
 #[path = "faults/matrix.rs"]
 mod matrix;
+#[path = "faults/mirrors.rs"]
+mod mirrors;
+#[path = "faults/proxies.rs"]
+mod proxies;
 #[path = "faults/resume.rs"]
 mod resume;
-#[path = "faults/uploads.rs"]
-mod uploads;
 #[path = "faults/tls.rs"]
 mod tls;
+#[path = "faults/uploads.rs"]
+mod uploads;

@@ -163,7 +163,7 @@ pub(crate) struct Response {
     pub(crate) url: Url,
     headers: HeaderMap,
     body: Body,
-    /// The proxy it came through.
+    /// The proxy that forwarded it, which may have answered itself.
     via: Option<String>,
     /// What the request proved itself with; a server that repeats it is not quoted.
     sent: Option<Secret>,
@@ -405,13 +405,13 @@ impl<'a> Client<'a> {
                 Err(error) => return (Err(error.doing(format!("redirect of {url}"))), payload),
             };
             if url.is_https() && !next.is_https() {
-                let error = Error::hostile(format!(
+                let error = Error::registry(format!(
                     "{url} redirects to {next}, from HTTPS to plain HTTP: not followed"
                 ));
                 return (Err(error), payload);
             }
             if matches!(payload, Payload::Bytes(_)) && !next.same_origin(first) {
-                let error = Error::hostile(format!(
+                let error = Error::registry(format!(
                     "{url} redirects to {next}, another server than the one that what is sent is for"
                 ));
                 return (Err(error), payload);
@@ -444,7 +444,7 @@ impl<'a> Client<'a> {
                 Reach::Named => is_link_local(address) || (is_loopback(address) && !is_at_home()),
             };
             if refused {
-                return Err(Error::hostile(format!(
+                return Err(Error::registry(format!(
                     "{} leads to {url}, and {address} is an address that it must not lead to",
                     home.origin()
                 )));
@@ -517,7 +517,13 @@ impl<'a> Client<'a> {
                 )
             });
         };
-        let via = self.names.proxies().for_url(url).map(|p| p.url.origin());
+        // What comes through a tunnel is the server's own.
+        let via = self
+            .names
+            .proxies()
+            .for_url(url)
+            .filter(|_| !url.is_https());
+        let via = via.map(|proxy| proxy.url.origin());
         let respond = |status, headers, body| Response {
             status,
             method,
@@ -563,13 +569,12 @@ impl<'a> Client<'a> {
 fn refused_by_proxy(response: &Response) -> Option<Error> {
     let proxy = response.via.as_ref()?;
     let asks = response.header("proxy-authenticate").is_some();
-    let refuses = !response.url.is_https()
-        && match response.status {
-            407 => true,
-            // Quirk(tinyproxy): a wrong password is answered 401, not 407.
-            401 => asks || response.header("www-authenticate").is_none(),
-            _ => false,
-        };
+    let refuses = match response.status {
+        407 => true,
+        // Quirk(tinyproxy): a wrong password is answered 401, not 407.
+        401 => asks || response.header("www-authenticate").is_none(),
+        _ => false,
+    };
     refuses.then(|| dial::login_refused(response.status).doing(format!("proxy {proxy}")))
 }
 
