@@ -12,6 +12,8 @@
 
 mod common;
 
+#[path = "faults/answers.rs"]
+mod answers;
 #[path = "faults/help.rs"]
 mod help;
 #[path = "faults/login.rs"]

@@ -338,8 +338,12 @@ impl<'a> Client<'a> {
                     .report
                     .debug(|| format!("{error}; plain HTTP instead"));
                 match self.follow(again.payload(payload)).0 {
-                    // Servers that do speak TLS say so in words; this one was only too slow.
-                    Ok(answer) if answer.status == 400 && !answer.is_json() => {
+                    // A server that does speak TLS, and was only too slow, says so in words.
+                    Ok(answer)
+                        if answer.status == 400
+                            && !answer.is_json()
+                            && !self.tls.is_something_else(&secure) =>
+                    {
                         Err(error.again(Again::Later { after: None }))
                     }
                     Ok(answer) => {

@@ -1,6 +1,6 @@
 //! TLS: which certificates are believed, and the connector that wraps a byte stream.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -55,10 +55,13 @@ struct Trust {
     /// Which hosts may turn out to speak plain HTTP.
     may_be_plain: Box<dyn Fn(&Url) -> bool + Send + Sync>,
     /// Origins whose port answered, but not with TLS.
-    not_tls: Mutex<HashSet<String>>,
+    not_tls: Mutex<HashMap<String, &'static str>>,
     /// Origins that TLS worked with: whatever happens later, they are no plain HTTP servers.
     spoken: Mutex<HashSet<String>>,
 }
+
+/// The one sure sign that a port speaks no TLS.
+const SOMETHING_ELSE: &str = "its answer is something else";
 
 /// How a handshake failed.
 enum Failed {
@@ -118,7 +121,12 @@ impl Tls {
 
     /// Whether a connection to the server of `url` failed because its port speaks no TLS at all.
     pub(super) fn is_not_tls(&self, url: &Url) -> bool {
-        lock(&self.0.not_tls).contains(&url.origin())
+        lock(&self.0.not_tls).contains_key(&url.origin())
+    }
+
+    /// Whether such a port said something, so that it was not only too slow.
+    pub(super) fn is_something_else(&self, url: &Url) -> bool {
+        lock(&self.0.not_tls).get(&url.origin()) == Some(&SOMETHING_ELSE)
     }
 
     /// Whether TLS with the server of `url` worked before.
@@ -153,7 +161,7 @@ impl Tls {
             }
             Err(Failed::Tls(error)) => return Err(error),
             Err(Failed::NotTls(why)) => {
-                lock(&self.0.not_tls).insert(url.origin());
+                lock(&self.0.not_tls).insert(url.origin(), why);
                 return Err(Error::new(
                     Kind::Network,
                     format!("the server does not speak TLS: {why}"),
@@ -210,7 +218,7 @@ fn handshake(
         match conn.process_new_packets() {
             Ok(_) => {}
             Err(rustls::Error::InvalidMessage(_)) if !heard => {
-                return Err(Failed::NotTls("its answer is something else"));
+                return Err(Failed::NotTls(SOMETHING_ELSE));
             }
             Err(error) => {
                 // The alert tells the server why; whether it arrives does not matter.
