@@ -592,3 +592,18 @@ fn look_ups_of_tags_share_their_connections() {
     assert_eq!(output.succeeds().as_array().unwrap().len(), 100);
     assert!(registry.connections() <= 16, "{}", registry.connections());
 }
+
+#[test]
+fn a_secret_in_any_log_of_the_suite_fails_its_test() {
+    // A tag that is quoted in an error, and is the password too.
+    let request = json!({"source": {
+        "repository": "team/app", "tag": "not a tag hunter2", "username": "u", "password": "hunter2",
+    }});
+    let run = std::panic::catch_unwind(|| crate::common::Program::check(request).run());
+    let message = run.err().unwrap();
+    let message = message.downcast_ref::<String>().unwrap();
+    assert!(
+        message.starts_with("the secret `hunter2` is printed"),
+        "{message}"
+    );
+}
