@@ -572,11 +572,11 @@ impl<'a> Client<'a> {
 /// A proxy that forwards plain HTTP answers in the server's place when it wants a login.
 fn refused_by_proxy(response: &Response) -> Option<Error> {
     let proxy = response.via.as_ref()?;
-    let asks = response.header("proxy-authenticate").is_some();
+    let server = response.header("server").unwrap_or_default();
     let refuses = match response.status {
         407 => true,
-        // Quirk(tinyproxy): a wrong password is answered 401, not 407.
-        401 => asks || response.header("www-authenticate").is_none(),
+        // Quirk(tinyproxy 1.11): a wrong password is answered 401, as by the server itself.
+        401 => server.starts_with("tinyproxy/"),
         _ => false,
     };
     refuses.then(|| dial::login_refused(response.status).doing(format!("proxy {proxy}")))
