@@ -52,6 +52,7 @@ mod program;
 mod proxy;
 mod real;
 mod registry;
+mod secrets;
 mod temp;
 mod tls;
 mod tree;
