@@ -56,6 +56,8 @@ struct Trust {
     may_be_plain: Box<dyn Fn(&Url) -> bool + Send + Sync>,
     /// Origins whose port answered, but not with TLS.
     not_tls: Mutex<HashSet<String>>,
+    /// Origins that TLS worked with: whatever happens later, they are no plain HTTP servers.
+    spoken: Mutex<HashSet<String>>,
 }
 
 /// How a handshake failed.
@@ -93,14 +95,14 @@ impl Tls {
                     .advise("write the certificate in PEM, with its BEGIN and END lines")
             })?);
         }
-        let (files, folders) = match (env.get("SSL_CERT_FILE"), env.get("SSL_CERT_DIR")) {
-            (None, None) => (BUNDLES.map(str::to_owned).to_vec(), vec![FOLDER.to_owned()]),
-            (file, folders) => (
-                file.map(str::to_owned).into_iter().collect(),
-                folders
-                    .map(|folders| folders.split(':').map(str::to_owned).collect())
-                    .unwrap_or_default(),
-            ),
+        // Each variable stands for its own default, as with Go and OpenSSL.
+        let files = match env.get("SSL_CERT_FILE") {
+            Some(file) => vec![file.to_owned()],
+            None => BUNDLES.map(str::to_owned).to_vec(),
+        };
+        let folders = match env.get("SSL_CERT_DIR") {
+            Some(folders) => folders.split(':').map(str::to_owned).collect(),
+            None => vec![FOLDER.to_owned()],
         };
         Ok(Tls(Arc::new(Trust {
             extra,
@@ -110,12 +112,18 @@ impl Tls {
             config: OnceLock::new(),
             may_be_plain: Box::new(may_be_plain),
             not_tls: Mutex::default(),
+            spoken: Mutex::default(),
         })))
     }
 
     /// Whether a connection to the server of `url` failed because its port speaks no TLS at all.
     pub(super) fn is_not_tls(&self, url: &Url) -> bool {
         lock(&self.0.not_tls).contains(&url.origin())
+    }
+
+    /// Whether TLS with the server of `url` worked before.
+    pub(super) fn is_spoken_by(&self, url: &Url) -> bool {
+        lock(&self.0.spoken).contains(&url.origin())
     }
 
     /// Makes the TLS connection to the host of `details.uri` over `stream`.
@@ -132,14 +140,17 @@ impl Tls {
         let mut conn = ClientConnection::new(Arc::clone(config), name)
             .map_err(|error| Error::new(Kind::Network, format!("TLS: {error}")))?;
         let mut sock = TransportAdapter::new(stream, details.current_time.clone());
-        let may_be_plain = (self.0.may_be_plain)(&url);
+        let may_be_plain = (self.0.may_be_plain)(&url) && !self.is_spoken_by(&url);
         let mut first = details.timeout;
         if may_be_plain && *first.after > HELLO_PATIENCE {
             first.after = HELLO_PATIENCE.into();
         }
         sock.set_timeout(first);
         match handshake(&mut conn, &mut sock, details.timeout, may_be_plain) {
-            Ok(()) => {}
+            Ok(()) => {
+                lock(&self.0.spoken).insert(url.origin());
+                lock(&self.0.not_tls).remove(&url.origin());
+            }
             Err(Failed::Tls(error)) => return Err(error),
             Err(Failed::NotTls(why)) => {
                 lock(&self.0.not_tls).insert(url.origin());
@@ -304,9 +315,13 @@ impl Trust {
                 continue;
             };
             for entry in entries.flatten().take(FOLDER_LIMIT) {
-                // Debian's links to single certificates repeat its bundle.
-                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
                 let path = entry.path();
+                // Debian's links to single certificates repeat its bundle. A folder that the user
+                // names may be a mounted secret, whose files are links.
+                let is_file = match folder == FOLDER {
+                    true => entry.file_type().is_ok_and(|kind| kind.is_file()),
+                    false => fs::metadata(&path).is_ok_and(|found| found.is_file()),
+                };
                 if is_file
                     && !self
                         .files

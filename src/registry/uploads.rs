@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::{Access, Remote};
 use crate::error::{Again, Doing, Error, Kind, Result};
-use crate::http::{Payload, Request, Response, Scheme, Url};
+use crate::http::{Payload, Response, Url};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
 
@@ -23,7 +23,7 @@ impl Remote<'_> {
             Ok(response) if response.status == 201 => Ok(true),
             Ok(response) => {
                 // 202: a session that nobody needs. It ends by itself where this is not allowed.
-                if let Ok(session) = self.session(&url, &response) {
+                if let Ok(session) = self.session(&response) {
                     let _ = self.send_once("DELETE", &session, Access::Push, |request| request);
                 }
                 Ok(false)
@@ -45,55 +45,27 @@ impl Remote<'_> {
         &self,
         mut bytes: impl FnMut(&mut Send<'_>) -> Result<(Digest, u64)>,
     ) -> Result<(Digest, u64)> {
-        self.until_answered(|| {
-            let start = self.url("blobs/uploads/")?;
-            let response = self.send_once("POST", &start, Access::Push, |request| request)?;
-            let response = self.successful("POST", &start, response)?;
-            let mut session = self.session(&start, &response)?;
-            let (digest, size) = bytes(&mut |reader, length| {
-                session = self.send_bytes(&session, reader, length)?;
-                Ok(())
-            })?;
-            self.commit(&session, &digest, size)?;
-            Ok((digest, size))
-        })
-    }
-
-    /// Appends to a session; where it goes on then.
-    fn send_bytes(&self, session: &Url, reader: &mut dyn Read, length: Option<u64>) -> Result<Url> {
-        let scope = self.scope(Access::Push);
-        let authorization = self.authorization_for(session, &scope)?;
-        let mut failure = None;
-        let mut source = Source {
-            inner: reader,
-            failure: &mut failure,
-        };
-        let outcome = self.client.send(
-            Request::new("PATCH", session)
-                .header("content-type", "application/octet-stream")
-                .authorization(authorization.as_ref())
-                .may_be_plain()
-                .payload(Payload::Stream {
-                    reader: &mut source,
-                    length,
-                }),
-        );
-        // A file that cannot be read is not the connection's fault.
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        let response = outcome?;
-        let lost = Again::Later { after: None };
-        match response.status {
-            401 => {
-                // The token ended on the way: a new one, and the session from its start.
-                self.auth.renew(&response, &scope, authorization.as_ref())?;
-                Err(self.problem("PATCH", session, response).again(lost))
-            }
-            404 => Err(self.problem("PATCH", session, response).again(lost)),
-            _ => {
-                let response = self.successful("PATCH", session, response)?;
-                self.session(session, &response)
+        let mut attempts = self.attempts();
+        let mut farthest = 0;
+        let mut renewed = false;
+        loop {
+            self.gate.pass(self.clock());
+            let mut upload = Upload {
+                remote: self,
+                sent: 0,
+                renewed: &mut renewed,
+            };
+            match upload.run(&mut bytes) {
+                Ok(committed) => return Ok(committed),
+                Err(error) => {
+                    // A session that came farther than any before it is progress: the blob is
+                    // large, and the connection breaks now and then.
+                    if upload.sent > farthest {
+                        farthest = upload.sent;
+                        attempts.progress();
+                    }
+                    attempts.wait_after(error, &self.gate, self.report())?;
+                }
             }
         }
     }
@@ -119,42 +91,135 @@ impl Remote<'_> {
     }
 
     /// Where the session goes on, from the `Location` of an answer.
-    fn session(&self, asked: &Url, response: &Response) -> Result<Url> {
+    fn session(&self, response: &Response) -> Result<Url> {
         let location = response.header("location").ok_or_else(|| {
             Error::registry(format!(
-                "{asked}: the registry started an upload without a Location"
+                "POST {}: the registry started an upload without a Location",
+                response.url
             ))
         })?;
-        let url = asked
+        let url = response
+            .url
             .join(location)
-            .doing(|| format!("upload location of {asked}"))?;
-        if asked.is_https() && !url.is_https() && !self.client.is_plain(&self.registry) {
-            // Quirk(registries behind a TLS proxy): they name their own scheme. The host is the
-            // same, so HTTPS is meant.
-            return match url.host() == asked.host() {
-                true => Url::at(Scheme::Https, &asked.authority(), url.target()),
-                false => Err(Error::hostile(format!(
-                    "{asked}: the upload is to go on at {url}, without TLS"
-                ))),
-            };
+            .doing(|| format!("upload location of {}", response.url))?;
+        let url = self.with_own_scheme(url);
+        if response.url.is_https() && !url.is_https() {
+            return Err(Error::hostile(format!(
+                "{}: the upload is to go on at {url}, without TLS",
+                response.url
+            )));
         }
         Ok(url)
+    }
+}
+
+/// One attempt at an upload.
+struct Upload<'u, 'a> {
+    remote: &'u Remote<'a>,
+    /// Bytes that went out.
+    sent: u64,
+    /// The login was renewed in the middle, which helps once.
+    renewed: &'u mut bool,
+}
+
+impl Upload<'_, '_> {
+    fn run(
+        &mut self,
+        bytes: &mut impl FnMut(&mut Send<'_>) -> Result<(Digest, u64)>,
+    ) -> Result<(Digest, u64)> {
+        let remote = self.remote;
+        let start = remote.url("blobs/uploads/")?;
+        let response = remote.send_once("POST", &start, Access::Push, |request| request)?;
+        let response = remote.successful("POST", &start, response)?;
+        let mut session = remote.session(&response)?;
+        let (digest, size) = bytes(&mut |reader, length| {
+            session = self.append(&session, reader, length)?;
+            Ok(())
+        })?;
+        remote.commit(&session, &digest, size)?;
+        Ok((digest, size))
+    }
+
+    /// Appends to a session; where it goes on then.
+    fn append(&mut self, session: &Url, reader: &mut dyn Read, length: Option<u64>) -> Result<Url> {
+        let remote = self.remote;
+        let scope = remote.scope(Access::Push);
+        let authorization = remote.authorization_for(session, &scope)?;
+        let mut failure = None;
+        let mut source = Source {
+            inner: reader,
+            read: 0,
+            length,
+            failure: &mut failure,
+        };
+        let outcome = remote.client.send(
+            remote
+                .request("PATCH", session)
+                .header("content-type", "application/octet-stream")
+                .authorization(authorization.as_ref())
+                .payload(Payload::Stream {
+                    reader: &mut source,
+                    length,
+                }),
+        );
+        self.sent += source.read;
+        // A file that cannot be read is not the connection's fault.
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let response = outcome?;
+        let lost = Again::Later { after: None };
+        match response.status {
+            401 if !*self.renewed => {
+                // The token ended on the way: a new one, and the session from its start.
+                *self.renewed = true;
+                let other = remote
+                    .auth
+                    .renew(&response, &scope, authorization.as_ref())?;
+                let error = remote.problem("PATCH", session, response);
+                Err(match other {
+                    Some(_) => error.again(lost),
+                    None => error,
+                })
+            }
+            404 => Err(remote.problem("PATCH", session, response).again(lost)),
+            _ => {
+                let response = remote.successful("PATCH", session, response)?;
+                match response.header("location") {
+                    Some(_) => remote.session(&response),
+                    None => Ok(session.clone()),
+                }
+            }
+        }
     }
 }
 
 /// Keeps an error of the source apart from errors of the connection.
 struct Source<'u> {
     inner: &'u mut dyn Read,
+    read: u64,
+    /// What the request's head promised.
+    length: Option<u64>,
     failure: &'u mut Option<Error>,
 }
 
 impl Read for Source<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf).map_err(|error| {
+        let read = match self.inner.read(buf) {
+            // ureq would ask for the missing bytes for ever.
+            Ok(0) if !buf.is_empty() && self.length.is_some_and(|length| self.read < length) => {
+                let missing = self.length.unwrap_or_default() - self.read;
+                let error = Error::local(format!("{missing} bytes are missing at the end"));
+                Err(error.into_io())
+            }
+            read => read,
+        };
+        read.map_err(|error| {
             let error = Error::io(Kind::Local, error);
             let text = error.to_string();
             *self.failure = Some(error);
             io::Error::other(text)
         })
+        .inspect(|n| self.read += *n as u64)
     }
 }
