@@ -20,7 +20,7 @@ mod login;
 mod matrix;
 #[path = "faults/resume.rs"]
 mod resume;
-#[path = "faults/uploads.rs"]
-mod uploads;
 #[path = "faults/tls.rs"]
 mod tls;
+#[path = "faults/uploads.rs"]
+mod uploads;

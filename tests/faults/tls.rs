@@ -1,6 +1,8 @@
 //! Which certificates are believed, and who may speak plain HTTP.
 
-use crate::common::{Authority, Fault, Identity, Image, Program, Proxy, Registry, Tokens, image, layer};
+use crate::common::{
+    Authority, Fault, Identity, Image, Program, Proxy, Registry, Tokens, image, layer,
+};
 use crate::help::{app, assert_arrived, get, get_of, merge, told};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -35,11 +37,21 @@ fn a_private_authority_is_believed_where_ca_certs_or_the_system_name_it() {
     let links = crate::common::TempDir::new();
     std::os::unix::fs::symlink(&bundle, links.join("linked.crt")).unwrap();
 
-    check_at(&repository, json!({"ca_certs": [authority.pem()]})).run().succeeds();
-    check_at(&repository, json!({"ca_certs": [other, both]})).run().succeeds();
-    check_at(&repository, json!({})).env("SSL_CERT_FILE", &bundle).run().succeeds();
+    check_at(&repository, json!({"ca_certs": [authority.pem()]}))
+        .run()
+        .succeeds();
+    check_at(&repository, json!({"ca_certs": [other, both]}))
+        .run()
+        .succeeds();
+    check_at(&repository, json!({}))
+        .env("SSL_CERT_FILE", &bundle)
+        .run()
+        .succeeds();
     for folder in [folder.path(), links.path()] {
-        check_at(&repository, json!({})).env("SSL_CERT_DIR", folder).run().succeeds();
+        check_at(&repository, json!({}))
+            .env("SSL_CERT_DIR", folder)
+            .run()
+            .succeeds();
     }
     // A file that is not there leaves the folder, and the other way round.
     check_at(&repository, json!({}))
@@ -69,16 +81,21 @@ fn a_certificate_that_is_not_right_is_an_error_that_says_what_is_wrong() {
         ),
     ] {
         let registry = serving(&identity);
-        let output = check_at(&registry.repository("t/a"), json!({"ca_certs": [authority.pem()]}))
-            .against(&registry)
-            .run();
+        let output = check_at(
+            &registry.repository("t/a"),
+            json!({"ca_certs": [authority.pem()]}),
+        )
+        .against(&registry)
+        .run();
         output.fails_with(&format!(
             "check: REGISTRY/t/a: look up 1: HEAD https://REGISTRY/v2/t/a/manifests/1: {says}"
         ));
         // A loopback registry may speak plain HTTP, but this one does not.
         assert_eq!(registry.plain_requests(), 0);
         // With `insecure` nobody looks.
-        check_at(&registry.repository("t/a"), json!({"insecure": true})).run().succeeds();
+        check_at(&registry.repository("t/a"), json!({"insecure": true}))
+            .run()
+            .succeeds();
         assert_eq!(registry.plain_requests(), 0);
     }
 }
@@ -88,7 +105,10 @@ fn every_connection_of_the_run_believes_ca_certs() {
     let authority = Authority::new("private CA");
     let identity = authority.identity(&["127.0.0.1"]);
     let tokens = Tokens::new().user("alice", "s3cret").anonymous_pull(false);
-    let issuer = Registry::setup().tls(identity.server()).serve_tokens(&tokens).start();
+    let issuer = Registry::setup()
+        .tls(identity.server())
+        .serve_tokens(&tokens)
+        .start();
     let storage = Registry::setup().tls(identity.server_tls12()).start();
     let registry = Registry::setup()
         .tls(identity.server())
@@ -184,7 +204,9 @@ fn a_server_that_closes_or_resets_at_a_tls_hello_may_be_a_plain_one() {
                 .unwrap();
         });
         let repository = format!("127.0.0.1:{port}/t/a");
-        check_at(&repository, json!({})).run().succeeds_with(json!([]));
+        check_at(&repository, json!({}))
+            .run()
+            .succeeds_with(json!([]));
     }
 }
 
@@ -194,7 +216,9 @@ fn a_server_that_closes_or_resets_at_a_tls_hello_may_be_a_plain_one() {
 fn a_server_that_spoke_tls_is_never_spoken_to_plainly_afterwards() {
     let authority = Authority::new("private CA");
     let registry = serving(&authority.identity(&["127.0.0.1"]));
-    registry.on("HEAD", "/v2/t/a/manifests/1").then(Fault::Reset);
+    registry
+        .on("HEAD", "/v2/t/a/manifests/1")
+        .then(Fault::Reset);
     let target = registry.address();
     let (plainly, first_bytes) = std::sync::mpsc::channel();
     let port = server(move |number, mut socket| {
@@ -217,10 +241,17 @@ fn a_server_that_spoke_tls_is_never_spoken_to_plainly_afterwards() {
     let fields = json!({"ca_certs": [authority.pem()]});
     let output = check_at(&format!("127.0.0.1:{port}/t/a"), fields).run();
     output.fails();
-    assert!(!output.messages().contains(" http://"), "{}", output.messages());
+    assert!(
+        !output.messages().contains(" http://"),
+        "{}",
+        output.messages()
+    );
     let first_bytes: Vec<u8> = first_bytes.try_iter().collect();
     assert!(first_bytes.len() > 5);
-    assert!(first_bytes.iter().all(|first| *first == 0x16), "{first_bytes:?}");
+    assert!(
+        first_bytes.iter().all(|first| *first == 0x16),
+        "{first_bytes:?}"
+    );
 }
 
 #[test]
@@ -247,10 +278,14 @@ fn a_proxy_may_speak_tls_itself() {
     // The proxy's own certificate is believed by the same rules.
     let authority = Authority::new("private CA");
     let registry = serving(&authority.identity(&["127.0.0.1", "registry.test"]));
-    let output = get_of("registry.test/t/a", &small(), json!({"ca_certs": [authority.pem()]}))
-        // A TLS server that is no proxy: it answers CONNECT with an error of its own.
-        .env("https_proxy", registry.url(""))
-        .run();
+    let output = get_of(
+        "registry.test/t/a",
+        &small(),
+        json!({"ca_certs": [authority.pem()]}),
+    )
+    // A TLS server that is no proxy: it answers CONNECT with an error of its own.
+    .env("https_proxy", registry.url(""))
+    .run();
     output.fails();
     let last = told(&output).pop().unwrap();
     assert!(last.contains("proxy https://127.0.0.1:"), "{last}");
