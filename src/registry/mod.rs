@@ -20,6 +20,9 @@ pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
 pub(crate) use uploads::Send;
 
+/// New tokens for one request that writes. The first one may be another worker's, and end with it.
+const RENEWALS: u32 = 3;
+
 /// One repository of one registry.
 pub(crate) struct Remote<'a> {
     client: &'a Client<'a>,
@@ -27,6 +30,7 @@ pub(crate) struct Remote<'a> {
     registry: Url,
     auth: Authenticator<'a>,
     gate: Gate,
+    pieces: uploads::Pieces,
     /// There is another registry with the same images.
     is_mirror: bool,
 }
@@ -53,6 +57,7 @@ impl<'a> Remote<'a> {
             repository,
             registry,
             gate: Gate::default(),
+            pieces: uploads::Pieces::default(),
             is_mirror: false,
         })
     }
@@ -125,7 +130,7 @@ impl<'a> Remote<'a> {
     }
 
     /// One attempt, with the login that the registry wants. A token may have ended meanwhile, so
-    /// one 401 is answered with a new one.
+    /// a 401 is answered with a new one.
     fn send_once<'r>(
         &self,
         method: &'static str,
@@ -135,14 +140,17 @@ impl<'a> Remote<'a> {
     ) -> Result<Response> {
         let scope = self.scope(access);
         let mut authorization = self.authorization_for(url, &scope)?;
-        let mut renewed = false;
+        let mut left = match access {
+            Access::Pull => 1,
+            Access::Push | Access::Mount(_) => RENEWALS,
+        };
         loop {
             let request = make(self.request(method, url)).authorization(authorization.as_ref());
             let response = self.client.send(request)?;
-            if response.status != 401 || renewed {
+            if response.status != 401 || left == 0 {
                 return Ok(response);
             }
-            renewed = true;
+            left -= 1;
             let response = response.settled();
             let other = self
                 .auth

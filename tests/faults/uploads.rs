@@ -56,7 +56,7 @@ fn a_login_that_is_refused_again_and_again_ends_the_upload() {
         .env("REGISTRY_IMAGE_WORKERS", "1")
         .run();
     output.fails();
-    assert_eq!(count(&registry, "PATCH", SESSION), 2);
+    assert_eq!(count(&registry, "PATCH", SESSION), 4);
 }
 
 #[test]
@@ -81,10 +81,10 @@ fn what_a_server_says_before_it_hangs_up_on_an_upload_is_heard() {
     let image = app();
     for (early, says) in [
         (
-            answer(413)
+            answer(406)
                 .with("Content-Type", "text/html")
-                .body("<html>Request Entity Too Large</html>"),
-            "413 Payload Too Large: an HTML page instead of an answer",
+                .body("<html>Not Acceptable</html>"),
+            "406 Not Acceptable: an HTML page instead of an answer",
         ),
         (
             answer(403).error("DENIED", "your quota is used up"),
