@@ -56,7 +56,10 @@ fn again(source: &Value, other: &Value, (format, file): (&str, &str), digest: &s
 }
 
 /// The image, how it differs, and the formats that keep its digest.
-fn cases() -> Vec<(&'static str, Image, Vec<(&'static str, &'static str)>)> {
+/// A name, an image, and names and contents of its files.
+type Case = (&'static str, Image, Vec<(&'static str, &'static str)>);
+
+fn cases() -> Vec<Case> {
     let both = vec![OCI, LAYOUT];
     let helm = image([files("chart")]).oci().lie(|document| {
         document["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
