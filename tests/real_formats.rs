@@ -56,7 +56,6 @@ fn again(source: &Value, other: &Value, (format, file): (&str, &str), digest: &s
 }
 
 /// The image, how it differs, and the formats that keep its digest.
-/// A name, an image, and names and contents of its files.
 type Case = (&'static str, Image, Vec<(&'static str, &'static str)>);
 
 fn cases() -> Vec<Case> {
