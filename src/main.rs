@@ -21,6 +21,7 @@ mod rootfs;
 mod secret;
 mod semver;
 mod store;
+mod trust;
 mod workers;
 
 use std::env;

@@ -91,6 +91,11 @@ impl Scope {
         Scope(vec![format!("repository:{repository}:pull,push")])
     }
 
+    /// What a user says to ask for: actions with commas between them.
+    pub(crate) fn actions(repository: &str, actions: &str) -> Self {
+        Scope(vec![format!("repository:{repository}:{actions}")])
+    }
+
     /// Also reading another repository, for a mount from it.
     pub(crate) fn and_pull(mut self, other: &str) -> Self {
         self.0.push(format!("repository:{other}:pull"));
@@ -108,6 +113,7 @@ pub(crate) struct Authenticator<'a> {
     tokens: Mutex<HashMap<Scope, Token>>,
     /// Held while a token is fetched, so that workers that need the same one wait for it.
     fetching: Mutex<()>,
+    near_realm: bool,
 }
 
 #[derive(Clone, Default)]
@@ -128,7 +134,15 @@ impl<'a> Authenticator<'a> {
             method: Mutex::default(),
             tokens: Mutex::default(),
             fetching: Mutex::default(),
+            near_realm: false,
         }
+    }
+
+    /// A server on loopback may send us to a token server on loopback that speaks plain HTTP: what
+    /// does not leave this machine crosses no network.
+    pub(crate) fn with_near_realm(mut self) -> Self {
+        self.near_realm = true;
+        self
     }
 
     /// The `Authorization` to send, as far as the registry has asked for one.
@@ -161,7 +175,8 @@ impl<'a> Authenticator<'a> {
             return Err(self.denied("another server asks for a login"));
         }
         if let Some(challenge) = bearer {
-            let realm = Realm::from_challenge(challenge, &self.registry, self.client)?;
+            let realm =
+                Realm::from_challenge(challenge, &self.registry, self.client, self.near_realm)?;
             *lock(&self.method) = Method::Bearer(realm.clone());
             return Ok(self.token(&realm, scope, sent)?.bearer());
         }

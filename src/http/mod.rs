@@ -22,7 +22,7 @@ use crate::error::{Again, Error, Kind, Result};
 use crate::secret::Secret;
 use crate::workers::lock;
 
-pub(crate) use problem::problem;
+pub(crate) use problem::{problem, problem_saying};
 pub(crate) use url::{Scheme, Url, encode, ip_literal};
 
 use names::Names;
@@ -53,6 +53,18 @@ pub(crate) struct Options {
     pub(crate) ca_certs: Vec<String>,
     /// Certificates are not verified, and any host may turn out to be plain HTTP.
     pub(crate) insecure: bool,
+    /// Shown to one server that asks for a client certificate.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// A client certificate. Like a password it is for one server and for no other.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) server: Url,
+    /// PEM: the certificate, and those between it and its authority.
+    pub(crate) certificate: String,
+    /// PEM, not encrypted.
+    pub(crate) key: Secret,
 }
 
 /// The HTTP client of a run: one pool of connections, shared by all workers.
@@ -215,7 +227,7 @@ impl<'a> Client<'a> {
     pub(crate) fn new(context: &'a Context<'a>, options: &Options) -> Result<Self> {
         let names = Names::new(Arc::new(Proxies::from_env(context.env)?));
         let insecure = options.insecure;
-        let tls = Tls::new(context.env, &options.ca_certs, insecure, move |url| {
+        let tls = Tls::new(context.env, options, move |url| {
             insecure || is_near(url.host())
         })?;
         let config = Agent::config_builder()
@@ -563,6 +575,9 @@ fn io_error(error: io::Error) -> Error {
         | io::ErrorKind::UnexpectedEof => Again::Later { after: None },
         _ => Again::Never,
     };
+    if let Some(error) = tls::error_inside(&error) {
+        return error;
+    }
     let is_ours = error.get_ref().is_some_and(|inner| inner.is::<Error>());
     let error = Error::io(Kind::Network, error);
     match (is_ours, again) {

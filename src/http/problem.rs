@@ -35,6 +35,17 @@ struct Entry {
 ///
 /// `asked` is what was asked for: redirects may have led elsewhere.
 pub(crate) fn problem(method: &str, asked: &Url, response: Response, clock: &dyn Clock) -> Error {
+    problem_saying(method, asked, response, clock, spoken)
+}
+
+/// The same for a server whose errors have a form of their own: `read` finds their words.
+pub(crate) fn problem_saying(
+    method: &str,
+    asked: &Url,
+    response: Response,
+    clock: &dyn Clock,
+    read: impl FnOnce(Response) -> String,
+) -> Error {
     let status = response.status;
     let after = retry_after(&response, clock);
     let limit = rate_limit(&response);
@@ -44,7 +55,7 @@ pub(crate) fn problem(method: &str, asked: &Url, response: Response, clock: &dyn
     };
     let said = match method {
         "HEAD" => String::new(),
-        _ => spoken(response),
+        _ => read(response),
     };
     let mut why = format!("{method} {asked}{from}: {}", status_text(status));
     if !said.is_empty() {
