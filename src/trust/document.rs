@@ -254,7 +254,7 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    fn read(value: &Value) -> Option<Self> {
+    pub(super) fn read(value: &Value) -> Option<Self> {
         let hashes = value.get("hashes")?;
         let hash = |name: &str| match hashes.get(name) {
             None => Some(None),

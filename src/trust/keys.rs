@@ -81,6 +81,11 @@ impl Keys {
         self.keys.iter()
     }
 
+    #[cfg(test)]
+    pub(super) fn into_only(mut self) -> PrivateKey {
+        self.keys.remove(0)
+    }
+
     /// What the PEM says of keys that did not open.
     pub(super) fn locked(&self) -> &[String] {
         &self.locked
@@ -231,3 +236,6 @@ fn from_seed(seed: &[u8]) -> Read {
     let core = Core::Ed25519(pair.public_key().as_ref().to_vec());
     Some(Ok((core, Pair::Ed25519(pair))))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -174,7 +174,7 @@ impl Fetch<'_> {
             Ok(document)
         };
         let snapshot = snapshot().doing(|| "check `snapshot`")?;
-        let listed = meta(&snapshot, "root", "snapshot")?;
+        let listed = meta(&snapshot, "root", "snapshot").doing(|| "check `snapshot`")?;
         let fits = listed.check(root.document.bytes());
         fits.doing(|| "check `root` against `snapshot`")?;
         let roles = self.roles(&root, &snapshot)?;
@@ -201,7 +201,8 @@ impl Fetch<'_> {
         let mut waiting = VecDeque::from([targets]);
         while let Some(role) = waiting.pop_front() {
             for mut child in delegations(&role) {
-                if roles.len() + waiting.len() >= MOST_ROLES || !seen.insert(child.name.clone()) {
+                if 1 + roles.len() + waiting.len() >= MOST_ROLES || !seen.insert(child.name.clone())
+                {
                     continue;
                 }
                 if child.broken.is_none() && snapshot.meta(&child.name).is_some() {
@@ -433,3 +434,6 @@ impl<'g> Cache<'g> {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

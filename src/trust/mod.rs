@@ -14,8 +14,6 @@ mod metadata;
 mod pem;
 mod public;
 mod server;
-#[cfg(test)]
-mod tests;
 mod time;
 
 use serde_json::{Map, Value};

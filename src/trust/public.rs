@@ -48,7 +48,7 @@ impl Core {
     }
 
     /// The key as TUF lists it when nothing wraps it: type and bytes.
-    fn plain(&self) -> (&'static str, Vec<u8>) {
+    pub(super) fn plain(&self) -> (&'static str, Vec<u8>) {
         let null = der::element(0x05, &[]);
         let (algorithm, key) = match self {
             Core::Ed25519(key) => return ("ed25519", key.clone()),
