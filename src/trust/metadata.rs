@@ -71,6 +71,12 @@ struct Root {
 }
 
 impl Metadata {
+    /// Whether nobody published between the two.
+    pub(super) fn is_same(&self, other: &Metadata) -> bool {
+        self.root.document.bytes() == other.root.document.bytes()
+            && self.snapshot.bytes() == other.snapshot.bytes()
+    }
+
     /// Who signs the snapshot.
     pub(super) fn snapshot_signers(&self) -> &Signers {
         &self.root.snapshot
@@ -122,8 +128,11 @@ struct Fetch<'f> {
 
 impl Fetch<'_> {
     fn from_root(&self) -> Result<Metadata> {
-        let root = self.root().doing(|| "check `root`")?;
-        self.below(root)
+        let root = self.root().map_err(|error| match error.is_missing() {
+            true => error,
+            false => error.doing("check `root`"),
+        });
+        self.below(root?)
     }
 
     fn root(&self) -> Result<Root> {

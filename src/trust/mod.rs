@@ -321,9 +321,15 @@ impl<'a> Signer<'a> {
     fn publish(&mut self, tags: &[Tag], manifest: &[u8]) -> Result<()> {
         let context = self.client.context();
         let mut attempts = Attempts::new(context.clock, Patience::SERVICE);
+        let mut refused: Option<Error> = None;
         let mut is_first = true;
         loop {
-            self.metadata = fetch(self.client, &self.server, &self.gun, Some(&self.metadata))?;
+            let now = fetch(self.client, &self.server, &self.gun, Some(&self.metadata))?;
+            let is_changed = !now.is_same(&self.metadata);
+            self.metadata = now;
+            if let Some(error) = refused.take().filter(|_| !is_changed) {
+                return Err(error);
+            }
             // The answer to an upload may have been lost, and the next told us that it is too old.
             if !is_first && self.is_signed(tags, manifest)? {
                 return Ok(());
@@ -334,9 +340,11 @@ impl<'a> Signer<'a> {
                 .iter()
                 .map(|(role, document)| (role.as_str(), document.bytes()))
                 .collect();
-            match self.server.publish(&parts)? {
+            let roles: Vec<&str> = parts.iter().map(|(role, _)| *role).collect();
+            let outcome = self.server.publish(&parts);
+            let doing = || format!("publish {}", roles.join(", "));
+            match outcome.doing(doing)? {
                 Published::Done => {
-                    let roles: Vec<&str> = parts.iter().map(|(role, _)| *role).collect();
                     let tags: Vec<&Tag> = tags.iter().collect();
                     context.report.info(format!(
                         "signed {} into {} of {} at {}",
@@ -352,6 +360,8 @@ impl<'a> Signer<'a> {
                     self.published = versions.collect();
                     return Ok(());
                 }
+                // What it was made of may have changed: then it is made again.
+                Published::Refused(error) => refused = Some(error.doing(doing())),
                 Published::TooOld => {
                     let error = Error::registry("somebody else published in between")
                         .again(Again::Later { after: None });

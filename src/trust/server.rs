@@ -35,9 +35,10 @@ pub(super) struct Server<'a> {
 }
 
 /// What became of an upload.
-#[derive(Debug, Eq, PartialEq)]
 pub(super) enum Published {
     Done,
+    /// It does not fit what is there: so it was made of something else, or it is wrong.
+    Refused(Error),
     /// Somebody published in between: what was sent is older than what is there.
     TooOld,
 }
@@ -143,12 +144,16 @@ impl<'a> Server<'a> {
             }
             let mut refusal = Refusal::default();
             let error = problem_saying("POST", &self.base, response, self.clock(), |response| {
-                refusal = Refusal::read(response);
+                refusal = response
+                    .bytes_up_to(ANSWER_LIMIT)
+                    .map(|body| Refusal::read(&body))
+                    .unwrap_or_default();
                 refusal.words.clone()
             });
-            match refusal.is_too_old {
-                true => Ok(Published::TooOld),
-                false => Err(self.advised(error)),
+            match refusal.code {
+                Code::TooOld => Ok(Published::TooOld),
+                Code::Invalid => Ok(Published::Refused(error)),
+                Code::Other => Err(self.advised(error)),
             }
         })
     }
@@ -237,10 +242,18 @@ fn multipart(documents: &[(&str, &[u8])]) -> (String, Vec<u8>) {
 }
 
 /// What a server says of documents that it does not take.
-#[derive(Default)]
+#[derive(Debug, Default, Eq, PartialEq)]
 struct Refusal {
     words: String,
-    is_too_old: bool,
+    code: Code,
+}
+
+#[derive(Debug, Default, Eq, PartialEq)]
+enum Code {
+    #[default]
+    Other,
+    Invalid,
+    TooOld,
 }
 
 #[derive(Deserialize)]
@@ -260,34 +273,35 @@ struct Entry {
 }
 
 impl Refusal {
-    fn read(response: Response) -> Self {
-        let Ok(body) = response.bytes_up_to(ANSWER_LIMIT) else {
-            return Refusal::default();
-        };
-        let Ok(envelope) = json::object::<Envelope>(&body) else {
-            let text = String::from_utf8_lossy(&body);
+    fn read(body: &[u8]) -> Self {
+        let shorten = |text: &str| text.trim().chars().take(MESSAGE_LIMIT).collect();
+        let Ok(envelope) = json::object::<Envelope>(body) else {
             return Refusal {
-                words: text.trim().chars().take(MESSAGE_LIMIT).collect(),
-                is_too_old: false,
+                words: shorten(&String::from_utf8_lossy(body)),
+                code: Code::Other,
             };
         };
-        let words = |entry: &Entry| {
-            // The reason proper is inside: `{"error": {"Name": …, "Error": {"Msg": …}}}`.
-            let reason = entry.detail.pointer("/error/Error/Msg");
-            let reason = reason.and_then(Value::as_str).unwrap_or_default();
-            let parts = [entry.code.as_str(), entry.message.as_str(), reason];
-            parts
-                .map(str::trim)
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .collect::<Vec<_>>()
-                .join(": ")
-        };
-        let all: Vec<String> = envelope.errors.iter().map(words).collect();
+        let words: Vec<String> = envelope.errors.iter().map(Entry::words).collect();
+        let has = |code: &str| envelope.errors.iter().any(|entry| entry.code == code);
         Refusal {
-            words: all.join("; ").chars().take(MESSAGE_LIMIT).collect(),
-            is_too_old: envelope.errors.iter().any(|entry| entry.code == "VERSION"),
+            words: shorten(&words.join("; ")),
+            code: match (has("VERSION"), has("INVALID_UPDATE")) {
+                (true, _) => Code::TooOld,
+                (false, true) => Code::Invalid,
+                (false, false) => Code::Other,
+            },
         }
+    }
+}
+
+impl Entry {
+    fn words(&self) -> String {
+        // The reason proper: `{"Name": "ErrBadTargets", "Error": {"Msg": …}}`.
+        let reason = self.detail.pointer("/Error/Msg").and_then(Value::as_str);
+        let parts = [&self.code, &self.message, reason.unwrap_or_default()];
+        let parts = parts.map(|part| part.trim().trim_end_matches('.'));
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.join(": ")
     }
 }
 
@@ -313,5 +327,34 @@ mod tests {
             --registry-image-boundary\r\n\r\n\
             --registry-image-boundaryx--\r\n";
         assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_reason() {
+        for (body, words, code) in [
+            (
+                r#"{"errors":[{"code":"INVALID_UPDATE","message":"Update sent by the client is invalid.","detail":{"Name":"ErrBadTargets","Error":{"Msg":"valid signatures did not meet threshold for targets"}}}]}"#,
+                "INVALID_UPDATE: Update sent by the client is invalid: valid signatures did not meet threshold for targets",
+                Code::Invalid,
+            ),
+            (
+                r#"{"errors":[{"code":"VERSION","message":"A newer version of metadata is already available.","detail":{}}]}"#,
+                "VERSION: A newer version of metadata is already available",
+                Code::TooOld,
+            ),
+            (
+                r#"{"errors":[{"code":"A"},{"message":"b","detail":null}]}"#,
+                "A; b",
+                Code::Other,
+            ),
+            ("{}", "", Code::Other),
+            (" VERSION ", "VERSION", Code::Other),
+            (r#"["VERSION"]"#, r#"["VERSION"]"#, Code::Other),
+        ] {
+            let words = words.to_owned();
+            assert_eq!(Refusal::read(body.as_bytes()), Refusal { words, code });
+        }
+        let long = format!(r#"{{"errors":[{{"code":"{}"}}]}}"#, "x".repeat(10_000));
+        assert_eq!(Refusal::read(long.as_bytes()).words.len(), MESSAGE_LIMIT);
     }
 }
