@@ -230,10 +230,11 @@ impl Signed {
         }
         let mut envelope = self.envelope.clone();
         envelope.insert("signatures".to_owned(), Value::Array(signatures));
-        let rest = canonical_object(&envelope).map_err(odd)?;
         // What is signed comes first, as others write it.
+        let rest = readable(&envelope).map_err(odd)?;
         let rest = rest.strip_prefix(b"{").unwrap_or_default();
-        let bytes = [b"{\"signed\":", message.as_slice(), b",", rest].concat();
+        let first = readable(&signed).map_err(odd)?;
+        let bytes = [b"{\"signed\":", first.as_slice(), b",", rest].concat();
         Ok(Signed {
             bytes,
             envelope,
@@ -242,6 +243,16 @@ impl Signed {
             version,
             expires: expires.to_owned(),
         })
+    }
+}
+
+/// The canonical form, where that is JSON: it has control characters as they are, and then nobody
+/// could read it. Readers make the canonical form anew in any case.
+fn readable(object: &Map<String, Value>) -> std::result::Result<Vec<u8>, String> {
+    let canonical = canonical_object(object)?;
+    match canonical.iter().any(u8::is_ascii_control) {
+        true => serde_json::to_vec(object).map_err(|error| error.to_string()),
+        false => Ok(canonical),
     }
 }
 

@@ -82,6 +82,14 @@ impl Keys {
     }
 
     #[cfg(test)]
+    pub(super) fn of<const N: usize>(keys: [PrivateKey; N]) -> Self {
+        Keys {
+            keys: keys.into(),
+            locked: Vec::new(),
+        }
+    }
+
+    #[cfg(test)]
     pub(super) fn into_only(mut self) -> PrivateKey {
         self.keys.remove(0)
     }

@@ -113,8 +113,8 @@ pub(super) fn fetch(
             outcome => return outcome,
         }
     }
-    match fetch.from_root() {
-        Err(error) if error.kind() == Kind::Hostile => fetch.from_root(),
+    match fetch.through_root() {
+        Err(error) if error.kind() == Kind::Hostile => fetch.through_root(),
         outcome => outcome,
     }
 }
@@ -127,7 +127,7 @@ struct Fetch<'f> {
 }
 
 impl Fetch<'_> {
-    fn from_root(&self) -> Result<Metadata> {
+    fn through_root(&self) -> Result<Metadata> {
         let root = self.root().map_err(|error| match error.is_missing() {
             true => error,
             false => error.doing("check `root`"),

@@ -12,11 +12,14 @@ mod document;
 mod keys;
 mod metadata;
 mod pem;
+mod plan;
 mod public;
 mod server;
+#[cfg(test)]
+mod testing;
 mod time;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::auth::Credentials;
 use crate::context::Context;
@@ -25,9 +28,10 @@ use crate::http::{Client, Identity, Options, Url};
 use crate::oci::reference::{Repository, Tag};
 use crate::request::{ContentTrust, Login};
 use crate::retry::{Attempts, Gate, Patience};
-use document::{Meta, Signed, target_entry};
-use keys::{Keys, PrivateKey};
-use metadata::{Metadata, Role};
+use document::target_entry;
+use keys::Keys;
+use metadata::Metadata;
+use plan::Plan;
 use server::{Published, Server};
 
 /// The notary server of Docker Hub.
@@ -165,156 +169,44 @@ impl<'a> Signer<'a> {
         doing(&self.gun, &self.place, &self.key_id)
     }
 
+    fn plan<'p>(&'p self, tags: &'p [Tag]) -> Result<Plan<'p>> {
+        Plan::of(&self.metadata, &self.keys, &self.key_id, tags)
+    }
+
     /// Whether everything there is to sign can be signed.
     fn check(&self, tags: &[Tag]) -> Result<()> {
         let plan = self.plan(tags)?;
-        for role in &plan.roles {
-            role.signable()?;
-        }
-        let signers = self.metadata.snapshot_signers();
-        let probe = match plan.snapshot_key {
-            // Who may not publish is told by this request as well.
-            Some(_) => "timestamp",
-            None => "snapshot",
-        };
-        let theirs = self.server.key_of(probe)?;
         let report = self.client.context().report;
-        match (plan.snapshot_key, theirs.and_then(|key| key.core)) {
-            (None, Some(core)) if signers.ids_of(&core).is_empty() => {
-                let locked = match self.keys.locked() {
-                    [] => String::new(),
-                    locked => format!(
-                        "; the passphrase does not open {} in `repository_key`",
-                        locked.join(", ")
-                    ),
-                };
-                return Err(Error::config(format!(
-                    "role `snapshot`: its key {} is neither at the server nor in `source.content_trust.repository_key`{locked}",
-                    signers.listed()
-                ))
-                .advise(format!(
-                    "give it to the server (`notary key rotate {} snapshot -r`)",
-                    self.gun
-                )));
-            }
-            _ => {}
+        let roles: Vec<&str> = plan.roles().collect();
+        report.debug(|| format!("{}: {}", self.doing(), roles.join(", ")));
+        if plan.signs_snapshot() {
+            // Who may not publish is told by this request.
+            return self.server.key_of("timestamp").map(drop);
         }
-        let names: Vec<&str> = plan
-            .roles
-            .iter()
-            .map(|role| role.role.name.as_str())
-            .collect();
-        report.debug(|| format!("{}: {}", self.doing(), names.join(", ")));
-        Ok(())
-    }
-
-    /// Which roles sign which tags.
-    fn plan<'p>(&'p self, tags: &'p [Tag]) -> Result<Plan<'p>> {
-        let key = self.key()?;
-        let mut plan = Plan {
-            roles: Vec::new(),
-            snapshot_key: self.snapshot_key()?,
-        };
-        let mine = |role: &'p Role| {
-            let ids = role.signers.ids_of(&key.core);
-            (!ids.is_empty()).then_some(ids)
-        };
-        let mut covered = vec![false; tags.len()];
-        let (targets, delegations) = match self.metadata.roles.split_first() {
-            Some(split) => split,
-            None => return Err(Error::hostile("there is no `targets`")),
-        };
-        for role in delegations {
-            let Some(ids) = mine(role) else { continue };
-            let fits = |tag: &&Tag| role.is_for(tag.as_str());
-            let for_it: Vec<&Tag> = tags.iter().filter(fits).collect();
-            if for_it.is_empty() {
-                continue;
-            }
-            for (tag, covered) in tags.iter().zip(&mut covered) {
-                *covered |= for_it.contains(&tag);
-            }
-            plan.roles.push(Share {
-                role,
-                key,
-                ids,
-                tags: for_it,
-            });
-        }
-        let left = tags.iter().zip(&covered);
-        let left: Vec<&Tag> = left
-            .filter(|(_, done)| !**done)
-            .map(|(tag, _)| tag)
-            .collect();
-        if left.is_empty() {
-            return Ok(plan);
-        }
-        match mine(targets) {
-            Some(ids) => plan.roles.push(Share {
-                role: targets,
-                key,
-                ids,
-                tags: left,
-            }),
-            None => return Err(self.may_not(&left)),
-        }
-        Ok(plan)
-    }
-
-    /// The key that the request names, by its own id or by that of a certificate around it.
-    fn key(&self) -> Result<&PrivateKey> {
-        if let Some(key) = self.keys.with_id(&self.key_id) {
-            return Ok(key);
-        }
-        let listed = self
-            .metadata
-            .roles
-            .iter()
-            .flat_map(|role| &role.signers.keys);
-        let named = listed.filter(|key| key.id == self.key_id);
-        let mut cores = named.filter_map(|key| key.core.as_ref());
-        if let Some(key) = cores.find_map(|core| self.keys.with_core(core)) {
-            return Ok(key);
-        }
-        let held: Vec<String> = self
-            .keys
-            .iter()
-            .map(|key| format!("`{}`", key.id))
-            .collect();
-        Err(Error::config(format!(
-            "`source.content_trust.repository_key_id` is `{}`, and `repository_key` holds {}",
-            self.key_id,
-            held.join(", ")
-        )))
-    }
-
-    /// The key of the snapshot, where we have it: then the snapshot is ours to sign.
-    fn snapshot_key(&self) -> Result<Option<(&PrivateKey, Vec<&str>)>> {
+        // A server that does not hold this key makes another one, and nobody uses it.
+        let theirs = self.server.key_of("snapshot")?.and_then(|key| key.core);
         let signers = self.metadata.snapshot_signers();
-        let held = self.keys.iter().find_map(|key| {
-            let ids = signers.ids_of(&key.core);
-            (!ids.is_empty()).then_some((key, ids))
-        });
-        match held {
-            Some(_) if signers.threshold > 1 => Err(Error::config(format!(
-                "role `snapshot` needs {} signatures; one key cannot give them",
-                signers.threshold
-            ))),
-            held => Ok(held),
+        match theirs {
+            Some(core) if signers.ids_of(&core).is_empty() => Err(self.lost_snapshot_key()),
+            _ => Ok(()),
         }
     }
 
-    fn may_not(&self, tags: &[&Tag]) -> Error {
-        let roles: Vec<String> = self
-            .metadata
-            .roles
-            .iter()
-            .map(|role| format!("`{}` is signed by {}", role.name, role.signers.listed()))
-            .collect();
-        Error::config(format!(
-            "this key may not sign {} in any role: {}",
-            listed(tags),
-            roles.join("; ")
+    fn lost_snapshot_key(&self) -> Error {
+        let locked = match self.keys.locked() {
+            [] => String::new(),
+            locked => format!(
+                "; the passphrase does not open {} in `repository_key`",
+                locked.join(", ")
+            ),
+        };
+        let why = format!(
+            "role `snapshot`: its key {} is neither at the server nor in `source.content_trust.repository_key`{locked}",
+            self.metadata.snapshot_signers().listed()
+        );
+        Error::config(why).advise(format!(
+            "give it to the server (`notary key rotate {} snapshot -r`)",
+            self.gun
         ))
     }
 
@@ -327,15 +219,21 @@ impl<'a> Signer<'a> {
             let now = fetch(self.client, &self.server, &self.gun, Some(&self.metadata))?;
             let is_changed = !now.is_same(&self.metadata);
             self.metadata = now;
-            if let Some(error) = refused.take().filter(|_| !is_changed) {
-                return Err(error);
+            if let Some(error) = refused.take() {
+                if !is_changed {
+                    return Err(error);
+                }
+                let error = error.again(Again::Later { after: None });
+                attempts.wait_after(error, &Gate::default(), context.report)?;
             }
             // The answer to an upload may have been lost, and the next told us that it is too old.
-            if !is_first && self.is_signed(tags, manifest)? {
+            let plan = self.plan(tags)?;
+            if !is_first && plan.is_done(manifest) {
                 return Ok(());
             }
             is_first = false;
-            let documents = self.next(tags, manifest)?;
+            let expires = time::rfc3339(context.clock.now() + time::LIFE);
+            let documents = plan.documents(manifest, &expires)?;
             let parts: Vec<(&str, &[u8])> = documents
                 .iter()
                 .map(|(role, document)| (role.as_str(), document.bytes()))
@@ -345,15 +243,15 @@ impl<'a> Signer<'a> {
             let doing = || format!("publish {}", roles.join(", "));
             match outcome.doing(doing)? {
                 Published::Done => {
-                    let tags: Vec<&Tag> = tags.iter().collect();
+                    let names: Vec<&str> = tags.iter().map(Tag::as_str).collect();
                     context.report.info(format!(
                         "signed {} into {} of {} at {}",
-                        listed(&tags),
+                        names.join(", "),
                         roles.join(", "),
                         self.gun,
                         self.place
                     ));
-                    self.warn_of_releases(&tags, manifest, &roles);
+                    self.warn_of_releases(tags, manifest, &roles);
                     let versions = documents.iter();
                     let versions =
                         versions.map(|(role, document)| (role.clone(), document.version));
@@ -371,57 +269,13 @@ impl<'a> Signer<'a> {
         }
     }
 
-    /// The new documents of all roles that sign, and of the snapshot where that is ours.
-    fn next(&self, tags: &[Tag], manifest: &[u8]) -> Result<Vec<(String, Signed)>> {
-        let plan = self.plan(tags)?;
-        let now = self.client.context().clock.now();
-        let expires = time::rfc3339(now + time::LIFE);
-        let mut documents = Vec::new();
-        for share in &plan.roles {
-            share.signable()?;
-            let entries: Map<String, Value> = share
-                .tags
-                .iter()
-                .map(|tag| (tag.as_str().to_owned(), target_entry(manifest)))
-                .collect();
-            let first = Signed::empty_targets();
-            let current = share.role.document.as_ref().unwrap_or(&first);
-            let next = current.next("targets", entries, &expires, share.key, &share.ids);
-            let next = next.doing(|| format!("role `{}`", share.role.name))?;
-            documents.push((share.role.name.clone(), next));
-        }
-        if let Some((key, ids)) = plan.snapshot_key {
-            let listed = documents
-                .iter()
-                .map(|(role, document)| (role.clone(), Meta::describe(document.bytes())));
-            let listed: Map<String, Value> = listed.collect();
-            let snapshot = &self.metadata.snapshot;
-            let next = snapshot.next("meta", listed, &expires, key, &ids);
-            documents.push(("snapshot".to_owned(), next.doing(|| "role `snapshot`")?));
-        }
-        Ok(documents)
-    }
-
-    /// Whether every role that is to sign has what is to be signed.
-    fn is_signed(&self, tags: &[Tag], manifest: &[u8]) -> Result<bool> {
-        let entry = target_entry(manifest);
-        Ok(self.plan(tags)?.roles.iter().all(|share| {
-            let document = share.role.document.as_ref();
-            let has = |tag: &&Tag| {
-                let found = document.and_then(|document| document.target(tag.as_str()));
-                found == Some(&entry)
-            };
-            share.tags.iter().all(has)
-        }))
-    }
-
     /// Waits until what was published is what a client sees.
     fn read_back(&mut self, tags: &[Tag], manifest: &[u8]) -> Result<()> {
         let context = self.client.context();
         let mut attempts = Attempts::new(context.clock, Patience::SERVICE);
         loop {
             self.metadata = fetch(self.client, &self.server, &self.gun, Some(&self.metadata))?;
-            if self.is_signed(tags, manifest)? {
+            if self.plan(tags)?.is_done(manifest) {
                 return Ok(());
             }
             if self.is_overtaken() {
@@ -448,7 +302,7 @@ impl<'a> Signer<'a> {
 
     /// docker looks into `targets/releases` first: what an older put left there hides what is new
     /// in `targets`.
-    fn warn_of_releases(&self, tags: &[&Tag], manifest: &[u8], signed: &[&str]) {
+    fn warn_of_releases(&self, tags: &[Tag], manifest: &[u8], signed: &[&str]) {
         let releases = self
             .metadata
             .role(RELEASES)
@@ -469,44 +323,8 @@ impl<'a> Signer<'a> {
     }
 }
 
-/// What is to be signed.
-struct Plan<'p> {
-    roles: Vec<Share<'p>>,
-    snapshot_key: Option<(&'p PrivateKey, Vec<&'p str>)>,
-}
-
-/// The part of one role.
-struct Share<'p> {
-    role: &'p Role,
-    key: &'p PrivateKey,
-    /// The ids that the key has in this role.
-    ids: Vec<&'p str>,
-    tags: Vec<&'p Tag>,
-}
-
-impl Share<'_> {
-    /// Whether a signature of this key makes a good document.
-    fn signable(&self) -> Result<()> {
-        let name = &self.role.name;
-        if let Some(why) = &self.role.broken {
-            return Err(Error::registry(format!("check `{name}`: {why}")));
-        }
-        match self.role.signers.threshold {
-            0 | 1 => Ok(()),
-            n => Err(Error::config(format!(
-                "role `{name}` needs {n} signatures; one key cannot give them"
-            ))),
-        }
-    }
-}
-
 fn doing(gun: &str, place: &str, key_id: &str) -> String {
     format!("sign {gun} at {place} with key {key_id}")
-}
-
-fn listed(tags: &[&Tag]) -> String {
-    let tags: Vec<&str> = tags.iter().map(|tag| tag.as_str()).collect();
-    tags.join(", ")
 }
 
 fn not_initialised(gun: &str, error: &Error) -> Error {
@@ -527,4 +345,71 @@ fn fetch(
 ) -> Result<Metadata> {
     let now = time::comparable(client.context().clock.now());
     metadata::fetch(&|file, limit| server.get(file, limit), gun, now, known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn the_server_is_the_one_named_or_the_registrys() {
+        let server = |repository: &str, server: Option<&str>| {
+            let trust = ContentTrust {
+                server: server.map(str::to_owned),
+                repository_key_id: String::new(),
+                repository_key: Secret::new(""),
+                repository_passphrase: Secret::new(""),
+                tls: None,
+                login: Login::Anonymous,
+                scopes: None,
+            };
+            let repository = Repository::parse(repository).unwrap();
+            match server_of(&trust, &repository) {
+                Ok(url) => format!("{} {repository}", url.expose()),
+                Err(error) => error.to_string(),
+            }
+        };
+        for (repository, named, expected) in [
+            (
+                "busybox",
+                None,
+                "https://notary.docker.io/ docker.io/library/busybox",
+            ),
+            ("a/b", None, "https://notary.docker.io/ docker.io/a/b"),
+            (
+                "docker.io/a/b",
+                None,
+                "https://notary.docker.io/ docker.io/a/b",
+            ),
+            ("ghcr.io/a/b", None, "https://ghcr.io/ ghcr.io/a/b"),
+            (
+                "localhost:5000/a",
+                None,
+                "https://localhost:5000/ localhost:5000/a",
+            ),
+            ("[::1]:5000/a", None, "https://[::1]:5000/ [::1]:5000/a"),
+            (
+                "a/b",
+                Some(" https://notary.example.com:4443/x/ "),
+                "https://notary.example.com:4443/x/ docker.io/a/b",
+            ),
+            (
+                "a/b",
+                Some("https://notary.example.com?x"),
+                "`source.content_trust.server` has a query",
+            ),
+            (
+                "a/b",
+                Some("notary.example.com"),
+                "`source.content_trust.server`: `notary.example.com` is not a URL: it has no scheme; write it as `https://HOST`",
+            ),
+        ] {
+            assert_eq!(
+                server(repository, named),
+                expected,
+                "{repository} {named:?}"
+            );
+        }
+    }
 }

@@ -119,7 +119,11 @@ impl<'a> Server<'a> {
                 let value: Option<Value> = json::object(&bytes).ok();
                 Ok(value.and_then(|value| PublicKey::from_json(&value)))
             }
-            Err(error) if matches!(error.kind(), Kind::Missing | Kind::Registry) => {
+            // Other servers than notary's have no such request; one that is down was asked for long.
+            Err(error)
+                if matches!(error.kind(), Kind::Missing | Kind::Registry)
+                    && error.can_try_again() == Again::Never =>
+            {
                 self.client
                     .context()
                     .report

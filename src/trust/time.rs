@@ -29,7 +29,9 @@ pub(super) fn comparable(time: SystemTime) -> Created {
 
 /// Year, month and day of a day since 1970-01-01, in the Gregorian calendar.
 fn date(mut day: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     // 146,097 days are 400 years exactly.
     let mut year = 1970 + day / 146_097 * 400;
     day %= 146_097;

@@ -156,7 +156,7 @@ impl Notary {
 
     /// Lets `pem` (a public key or a certificate) sign in a role.
     pub fn delegate(&self, gun: &str, role: &str, pem: &str, paths: &[&str]) {
-        let file = self.work.join(&format!("delegate-{}.pem", unique()));
+        let file = self.work.join(format!("delegate-{}.pem", unique()));
         fs::write(&file, pem).unwrap();
         let mut arguments = vec!["delegation", "add", "-p", gun, role, file.to_str().unwrap()];
         match paths {
@@ -204,7 +204,7 @@ impl Notary {
     /// A check of all documents by other code than ours: canonical form, key ids, signatures,
     /// hashes.
     pub fn check_documents(&self, gun: &str) {
-        let folder = self.work.join(&format!("tuf-{}", unique()));
+        let folder = self.work.join(format!("tuf-{}", unique()));
         fs::create_dir(&folder).unwrap();
         let snapshot = self.document(gun, "snapshot");
         let mut roles: BTreeSet<&str> = ["timestamp", "snapshot"].into();
@@ -354,7 +354,7 @@ impl Server {
     ) -> Server {
         let path = work.join(name);
         fs::write(&path, config.to_string()).unwrap();
-        let log = fs::File::create(work.join(&format!("{name}.log"))).unwrap();
+        let log = fs::File::create(work.join(format!("{name}.log"))).unwrap();
         command
             .arg("-config")
             .arg(&path)
