@@ -7,6 +7,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$repo/target}
 # Programs that are only for us, out of the way of the system's own.
 tools=$target/tools
+PATH=$PATH:/usr/sbin:/sbin
 bold='' plain=''
 if [ -t 2 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
 
@@ -77,11 +78,14 @@ apt_get() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -q "$@"
 }
 
-# packages WHY NAME…: installs those Debian packages that are not there.
+# packages WHY [PROGRAM=]NAME…: installs those Debian packages that are not there; with PROGRAM=, where there is no such
+# program either: another packaging of it stays.
 packages() {
-  local why=$1 name missing=()
+  local why=$1 name missing=() failed=()
   shift
   for name; do
+    case $name in *=*) ! have "${name%%=*}" || continue ;; esac
+    name=${name#*=}
     case $(dpkg-query -W -f='${Status}' "$name" 2>/dev/null) in
       *' ok installed') ;;
       *) missing+=("$name") ;;
@@ -92,8 +96,12 @@ packages() {
   [ "$(id -u)" -eq 0 ] || have sudo || { say "not root and no sudo; please install ($why): ${missing[*]}"; return 1; }
   say "installing with apt ($why): ${missing[*]}"
   # A package list that is empty or old is the usual reason for a failure, and rare enough to find out by trying.
-  apt_install "${missing[@]}" >/dev/null 2>&1 && return 0
-  quietly apt_get update && quietly apt_install "${missing[@]}"
+  ! apt_install "${missing[@]}" >/dev/null 2>&1 || return 0
+  quietly apt_get update || return 1
+  ! apt_install "${missing[@]}" >/dev/null 2>&1 || return 0
+  for name in "${missing[@]}"; do quietly apt_install "$name" || failed+=("$name"); done
+  [ ${#failed[@]} -eq 0 ] || say "not to be had with apt: ${failed[*]}"
+  [ ${#failed[@]} -eq 0 ]
 }
 
 # newer NAME…: the newest there is of packages that are installed but too old.
@@ -118,33 +126,35 @@ apt_install() {
 # rust_toolchain [rustfmt] [clippy]: a cargo on PATH that is new enough for Cargo.toml, with these components.
 # shellcheck disable=SC2120 # some callers want no component
 rust_toolchain() {
-  local component debian=(rustc-web cargo-web)
+  local component
   least_rust=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$repo/Cargo.toml")
-  if ! rust_is_new_enough && have rustup; then
-    rustup_stable "$@"
-  fi
-  if ! rust_is_new_enough; then
-    for component; do
-      case $component in
-        rustfmt) debian+=(rustfmt-web) ;;
-        clippy) debian+=(rust-web-clippy) ;;
-      esac
-    done
-    if packages "Rust $least_rust or newer" "${debian[@]}"; then
-      mkdir -p "$tools/bin"
-      ln -sf /usr/bin/cargo /usr/bin/rustc "$tools/bin/"
-      PATH=$tools/bin:$PATH
-      rust_is_new_enough || newer "${debian[@]}"
-    elif packages "Rust $least_rust or newer" rustup; then
-      rustup_stable "$@"
-    fi
-  fi
+  rust_is_new_enough || ! have rustup || rustup_stable
+  rust_is_new_enough || debian_rust
+  rust_is_new_enough || ! packages "Rust $least_rust or newer" rustup 2>/dev/null || rustup_stable
   rust_is_new_enough || die "no Rust $least_rust or newer: install one with rustup, then run this again"
   for component; do
-    [ "$component" = rustfmt ] && component=fmt
-    cargo "$component" --version >/dev/null 2>&1 || quietly rustup component add "${component/#fmt/rustfmt}" ||
-      die "cargo $component is missing and cannot be added"
+    rust_component "$component" || die "Rust's $component is missing and cannot be had"
   done
+}
+
+debian_rust() {
+  local names=(rustc-web cargo-web)
+  packages "Rust $least_rust or newer" "${names[@]}" || return 0
+  mkdir -p "$tools/bin"
+  ln -sf /usr/bin/cargo /usr/bin/rustc "$tools/bin/"
+  PATH=$tools/bin:$PATH
+  rust_is_new_enough || newer "${names[@]}"
+}
+
+rust_component() {
+  local command=${1/#rustfmt/fmt} package
+  ! cargo "$command" --version >/dev/null 2>&1 || return 0
+  if have rustup; then
+    quietly attended rustup component add "$1"
+  else
+    case $1 in rustfmt) package=rustfmt-web ;; clippy) package=rust-web-clippy ;; esac
+    packages "Rust's $1" "$package"
+  fi && cargo "$command" --version >/dev/null 2>&1
 }
 
 rust_is_new_enough() {
@@ -154,10 +164,8 @@ rust_is_new_enough() {
 }
 
 rustup_stable() {
-  local component options=()
-  for component; do options+=(--component "$component"); done
   say "installing Rust's stable toolchain with rustup"
-  quietly attended timeout 600 rustup toolchain install stable --profile minimal "${options[@]}" || true
+  quietly attended timeout 600 rustup toolchain install stable --profile minimal || true
   export RUSTUP_TOOLCHAIN=stable
 }
 

@@ -124,6 +124,12 @@ impl Error {
         self
     }
 
+    /// The same failure, seen from where it is somebody else's fault.
+    pub(crate) fn of_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.0.kind
     }

@@ -2,12 +2,12 @@
 //! that all of it can be read.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::Duration;
 
 use crate::archive::gzip;
 use crate::context::Context;
-use crate::error::{Again, Doing, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Checked, Digest, Hashed};
 use crate::oci::manifest::Descriptor;
@@ -15,7 +15,7 @@ use crate::oci::reference::{Reference, Tag};
 use crate::registry::{Remote, Send};
 use crate::report::Progress;
 use crate::store::{self, Image, Layer, Loose, Stored, Tree};
-use crate::workers::pipe;
+use crate::workers::Workers;
 
 /// Registries are eventually consistent: a tag that was just put may not be readable at once.
 const READ_BACK: Duration = Duration::from_secs(60);
@@ -41,6 +41,7 @@ pub(crate) fn push(
         context,
         remote,
         source,
+        compressors: compressors(context.workers, source.image()),
     };
     let root = match source.image() {
         Image::Tree(tree) => push.tree(tree)?,
@@ -64,6 +65,24 @@ struct Push<'p, 'a> {
     context: &'p Context<'p>,
     remote: &'p Remote<'a>,
     source: &'p store::Source,
+    /// Threads that compress one layer.
+    compressors: Workers,
+}
+
+/// Layers are compressed side by side; where there are few of them, each gets more of the workers.
+fn compressors(workers: Workers, image: &Image) -> Workers {
+    let plain = match image {
+        Image::Tree(_) => 0,
+        Image::Loose(loose) => {
+            let layers = loose.layers.iter();
+            layers
+                .filter(|layer| matches!(layer, Layer::Plain { .. }))
+                .count()
+        }
+    };
+    // Workers are twice the processors; a compressor waits for nothing but a processor.
+    let most = workers.count().div_ceil(2);
+    Workers::new(most / plain.clamp(1, most))
 }
 
 impl Push<'_, '_> {
@@ -184,13 +203,21 @@ impl Push<'_, '_> {
         let report = self.context.report;
         let bars = blobs.iter().map(|blob| (blob.label(), blob.size()));
         let progress = report.progress(bars);
-        let jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
-        let pushed = self.context.workers.map(&jobs, |(at, blob), _| {
-            self.blob(blob, *at, &progress)
-                .doing(|| format!("push {}", blob.label()))
+        // The largest first: the others fill the time that it takes.
+        let mut jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
+        jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
+        let mut pushed = self.context.workers.map(&jobs, |(at, blob), _| {
+            let descriptor = self
+                .blob(blob, *at, &progress)
+                .doing(|| format!("push {}", blob.label()))?;
+            Ok((*at, descriptor))
         })?;
         progress.finish("pushed");
-        Ok(pushed)
+        pushed.sort_by_key(|(at, _)| *at);
+        Ok(pushed
+            .into_iter()
+            .map(|(_, descriptor)| descriptor)
+            .collect())
     }
 
     fn blob(&self, blob: &Blob, at: usize, progress: &Progress<'_>) -> Result<Descriptor> {
@@ -232,29 +259,17 @@ impl Push<'_, '_> {
         progress: &Progress<'_>,
         send: &mut Send<'_>,
     ) -> Result<(Digest, u64)> {
-        let mut plain = self.source.open(diff_id)?;
-        let (compressed, sent) = pipe(
-            |writer| {
-                let counted = Counted {
-                    inner: &mut plain,
-                    progress,
-                    at,
-                };
-                gzip::compress(counted, writer)?;
-                plain.finish().doing(|| self.source.show(diff_id))
-            },
-            |reader| {
-                let mut hashed = Hashed::new(reader);
-                send(&mut hashed, None)?;
-                Ok(hashed.finish())
-            },
-        );
-        match (compressed, sent) {
-            // A connection that broke stops the compression: it is the reason.
-            (_, Err(error)) if error.can_try_again() != Again::Never => Err(error),
-            (Err(error), _) | (_, Err(error)) => Err(error),
-            (Ok(_), Ok(sent)) => Ok(sent),
-        }
+        let plain = progress.counting(at, self.source.open(diff_id)?);
+        let (sent, plain) = gzip::compress(plain, self.compressors, |packed| {
+            let mut hashed = Hashed::new(packed);
+            send(&mut hashed, None)?;
+            Ok(hashed.finish())
+        })?;
+        plain
+            .into_inner()
+            .finish()
+            .doing(|| self.source.show(diff_id))?;
+        Ok(sent)
     }
 
     fn unless_there<R: Read>(
@@ -278,11 +293,7 @@ impl Push<'_, '_> {
         self.remote.upload(|send| {
             progress.restart(at);
             let mut bytes = open()?;
-            let mut counted = Counted {
-                inner: &mut bytes,
-                progress,
-                at,
-            };
+            let mut counted = progress.counting(at, &mut bytes);
             send(&mut counted, Some(descriptor.size))?;
             let proof = bytes
                 .finish()
@@ -361,20 +372,5 @@ impl Blob<'_> {
 
     fn label(&self) -> String {
         self.name().short()
-    }
-}
-
-/// Bytes on their way to the registry, which the progress bar counts.
-struct Counted<'c, R> {
-    inner: R,
-    progress: &'c Progress<'c>,
-    at: usize,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.progress.advance(self.at, n as u64);
-        Ok(n)
     }
 }

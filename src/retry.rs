@@ -102,6 +102,20 @@ impl Patience {
         total: Duration::from_secs(60),
         unreachable: Duration::from_secs(30),
     };
+
+    /// A metadata service of the machine: where nobody answers at once there is none.
+    pub(crate) const METADATA: Patience = Patience {
+        first: Duration::from_millis(250),
+        cap: Duration::from_secs(2),
+        total: Duration::from_secs(10),
+        unreachable: Duration::from_secs(2),
+    };
+
+    /// The same where there has to be one, which may just be starting.
+    pub(crate) const STARTING_METADATA: Patience = Patience {
+        unreachable: Duration::from_secs(2),
+        ..Patience::SERVICE
+    };
 }
 
 /// The attempts at one thing.

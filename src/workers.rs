@@ -3,13 +3,17 @@
 //! Work comes as a list, results keep the list's order, the first error stops the rest and is
 //! the error. No thread outlives the call that started it.
 
-use std::io::{self, BufRead, Read, Write};
+mod pipe;
+
 use std::num::NonZeroUsize;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread;
 
 use crate::error::{Error, Result};
+
+pub(crate) use pipe::{BlockWriter, pipe};
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
 const MOST: usize = 64;
@@ -98,150 +102,72 @@ impl Workers {
     }
 }
 
-/// Bytes of one block that goes from a producer to its consumer.
-const BLOCK: usize = 256 << 10;
-
-/// Blocks that may wait between them: with fewer both sides wait for each other, more bring
-/// nothing.
-const BLOCKS_WAITING: usize = 4;
-
-/// Runs `produce` on a thread of its own and `consume` on this one; the bytes that the one writes
-/// are what the other reads.
-///
-/// A consumer that returns early makes the producer's next write fail with
-/// [`io::ErrorKind::BrokenPipe`]. A producer that returns early ends the consumer's stream: its
-/// result tells why.
-pub(crate) fn pipe<P: Send, C>(
-    produce: impl FnOnce(&mut BlockWriter) -> P + Send,
-    consume: impl FnOnce(&mut BlockReader) -> C,
-) -> (P, C) {
-    let (full, filled) = mpsc::sync_channel(BLOCKS_WAITING);
-    let (empty, emptied) = mpsc::channel();
-    let mut writer = BlockWriter {
-        full,
-        emptied,
-        made: 0,
-        block: Vec::new(),
-    };
-    let mut reader = BlockReader {
-        filled,
-        empty,
-        block: Vec::new(),
-        at: 0,
-    };
-    thread::scope(|scope| {
-        let producer = scope.spawn(move || {
-            let result = produce(&mut writer);
-            // The last block is not full; if nobody wants it any more, nobody misses it.
-            let _ = writer.flush();
-            result
-        });
-        let consumed = consume(&mut reader);
-        drop(reader);
-        match producer.join() {
-            Ok(produced) => (produced, consumed),
-            Err(panic) => std::panic::resume_unwind(panic),
+impl Workers {
+    /// Works on a stream: `read` gives its blocks one after another (`None` at the end), each worker
+    /// makes results of some of them, and `consume` gets the results in the order of the blocks.
+    ///
+    /// One worker does everything on the calling thread. More of them are threads, and so is
+    /// `read`; then up to three blocks and two results a worker are held at once. An error of
+    /// `read` or of a worker comes out of `next` where its block would have come; when `consume`
+    /// returns, the rest stops.
+    pub(crate) fn in_order<B, R, W, T>(
+        self,
+        mut read: impl FnMut() -> Result<Option<B>> + Send,
+        worker: impl Fn() -> W + Sync,
+        consume: impl FnOnce(&mut dyn FnMut() -> Result<Option<R>>) -> Result<T>,
+    ) -> Result<T>
+    where
+        B: Send,
+        R: Send,
+        W: FnMut(B) -> Result<R>,
+    {
+        if self.count() == 1 {
+            let mut work = worker();
+            return consume(&mut || read()?.map(&mut work).transpose());
         }
-    })
-}
-
-/// The producing end of a [`pipe`].
-pub(crate) struct BlockWriter {
-    full: mpsc::SyncSender<Vec<u8>>,
-    emptied: mpsc::Receiver<Vec<u8>>,
-    made: usize,
-    block: Vec<u8>,
-}
-
-impl BlockWriter {
-    /// Lets `fill` write into the free part of the current block, which it is given zeroed or
-    /// with old bytes in it; returns what `fill` returns, the number of bytes written.
-    pub(crate) fn fill_with(
-        &mut self,
-        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        if self.block.capacity() == 0 {
-            self.block = self.fresh();
-        }
-        let used = self.block.len();
-        self.block.resize(BLOCK, 0);
-        let free = self.block.get_mut(used..).unwrap_or_default();
-        let result = fill(free);
-        let n = *result.as_ref().unwrap_or(&0);
-        self.block.truncate(used + n);
-        if self.block.len() == BLOCK {
-            self.flush()?;
-        }
-        result
-    }
-
-    /// A block that came back, or a new one while there are fewer than can be under way.
-    fn fresh(&mut self) -> Vec<u8> {
-        let returned = match self.made < BLOCKS_WAITING + 2 {
-            true => self.emptied.try_recv().ok(),
-            false => self.emptied.recv().ok(),
-        };
-        returned.unwrap_or_else(|| {
-            self.made += 1;
-            Vec::with_capacity(BLOCK)
-        })
-    }
-}
-
-impl Write for BlockWriter {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.fill_with(|free| {
-            let n = free.len().min(buf.len());
-            for (to, from) in free.iter_mut().zip(buf) {
-                *to = *from;
+        thread::scope(|scope| {
+            // Dealt out in turns, block n is worker n's (modulo their number), and so is result n:
+            // no numbers, no sorting, no lock.
+            let mut inputs = Vec::with_capacity(self.count());
+            let mut outputs = Vec::with_capacity(self.count());
+            for _ in 0..self.count() {
+                let (input, blocks) = mpsc::sync_channel::<Result<B>>(1);
+                let (results, output) = mpsc::sync_channel::<Result<R>>(1);
+                inputs.push(input);
+                outputs.push(output);
+                let worker = &worker;
+                scope.spawn(move || {
+                    let mut work = worker();
+                    for block in blocks {
+                        if results.send(block.and_then(&mut work)).is_err() {
+                            return;
+                        }
+                    }
+                });
             }
-            Ok(n)
+            scope.spawn(move || {
+                for input in inputs.iter().cycle() {
+                    let Some(block) = read().transpose() else {
+                        return;
+                    };
+                    let failed = block.is_err();
+                    if input.send(block).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            let mut turn = 0;
+            let mut next = || {
+                let output = outputs.get(turn % outputs.len());
+                turn += 1;
+                // A worker that has hung up had no block for this turn: the stream is at its end.
+                output.and_then(|output| output.recv().ok()).transpose()
+            };
+            let done = consume(&mut next);
+            // Whoever still wants to hand over a result sees that nobody takes it.
+            drop(outputs);
+            done
         })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.block.is_empty() {
-            return Ok(());
-        }
-        let block = std::mem::take(&mut self.block);
-        self.full
-            .send(block)
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-/// The consuming end of a [`pipe`].
-pub(crate) struct BlockReader {
-    filled: mpsc::Receiver<Vec<u8>>,
-    empty: mpsc::Sender<Vec<u8>>,
-    block: Vec<u8>,
-    at: usize,
-}
-
-impl BufRead for BlockReader {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.block.len()
-            && let Ok(block) = self.filled.recv()
-        {
-            let mut old = std::mem::replace(&mut self.block, block);
-            self.at = 0;
-            old.clear();
-            // A producer that is done needs no more blocks.
-            let _ = self.empty.send(old);
-        }
-        Ok(self.block.get(self.at..).unwrap_or_default())
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.at = (self.at + n).min(self.block.len());
-    }
-}
-
-impl Read for BlockReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buf)?;
-        self.consume(n);
-        Ok(n)
     }
 }
 
@@ -276,35 +202,6 @@ mod tests {
     }
 
     #[test]
-    fn what_one_end_of_a_pipe_writes_the_other_reads() {
-        let bytes: Vec<u8> = (0..5_000_000u32).map(|n| (n / 7) as u8).collect();
-        let (written, read) = pipe(
-            |writer| writer.write_all(&bytes),
-            |reader| {
-                let mut read = Vec::new();
-                reader.read_to_end(&mut read).map(|_| read)
-            },
-        );
-        written.unwrap();
-        assert!(read.unwrap() == bytes);
-    }
-
-    #[test]
-    fn a_consumer_that_leaves_stops_the_producer_and_the_other_way_round() {
-        let (written, _) = pipe(
-            |writer| loop {
-                if let Err(error) = writer.write_all(&[0; 1000]) {
-                    break error.kind();
-                }
-            },
-            |_| (),
-        );
-        assert_eq!(written, io::ErrorKind::BrokenPipe);
-        let (_, read) = pipe(|_| (), |reader| reader.read(&mut [0; 10]).unwrap());
-        assert_eq!(read, 0);
-    }
-
-    #[test]
     fn the_first_failure_is_the_error_and_stops_the_rest() {
         let items: Vec<usize> = (0..100_000).collect();
         let started = AtomicUsize::new(0);
@@ -319,5 +216,65 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.to_string(), "item ten");
         assert!(started.into_inner() < items.len());
+    }
+
+    #[test]
+    fn a_stream_is_worked_on_side_by_side_and_comes_out_in_order() {
+        for workers in [1, 2, 7] {
+            for blocks in [0_usize, 1, 6, 7, 8, 1000] {
+                let mut read = 0..blocks;
+                let results = Workers::new(workers).in_order(
+                    || Ok(read.next()),
+                    || |n: usize| Ok(n * 2),
+                    |next| {
+                        let mut results = Vec::new();
+                        while let Some(result) = next()? {
+                            results.push(result);
+                        }
+                        assert!(next()?.is_none(), "the end stays the end");
+                        Ok(results)
+                    },
+                );
+                let expected: Vec<usize> = (0..blocks).map(|n| n * 2).collect();
+                assert_eq!(results.unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn errors_in_a_stream_come_out_in_their_turn() {
+        for workers in [1, 2, 7] {
+            for in_read in [true, false] {
+                let mut read = 0_usize..;
+                let mut seen = 0;
+                let failed = Workers::new(workers).in_order(
+                    || match read.next() {
+                        Some(10) if in_read => Err(Error::local("block ten")),
+                        next => Ok(next),
+                    },
+                    || {
+                        |n: usize| match n {
+                            10 => Err(Error::local("block ten")),
+                            n => Ok(n),
+                        }
+                    },
+                    |next| {
+                        while next()?.is_some() {
+                            seen += 1;
+                        }
+                        Ok(())
+                    },
+                );
+                assert_eq!(failed.unwrap_err().to_string(), "block ten");
+                assert_eq!(seen, 10);
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_stream_stops_when_its_consumer_does() {
+        let mut read = 0_u64..;
+        let first = Workers::new(4).in_order(|| Ok(read.next()), || Ok, |next| next());
+        assert_eq!(first.unwrap(), Some(0));
     }
 }

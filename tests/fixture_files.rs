@@ -11,8 +11,8 @@
 mod common;
 
 use common::{
-    Authority, Canary, Identity, Registry, TempDir, assert_lines, assert_tree, gzip, image, index,
-    layer, node, noise, normalise, sha256, tree,
+    Authority, Canary, Fault, Identity, Program, Proxy, Registry, TempDir, assert_lines,
+    assert_tree, gzip, image, index, layer, node, noise, normalise, sha256, tree,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -531,9 +531,72 @@ fn a_canary_feels_every_touch() {
     drop(Canary::new());
 }
 
-fn panic_of(action: impl FnOnce()) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(action)).expect_err("a panic");
+fn panic_of<T>(action: impl FnOnce() -> T) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(action))
+        .err()
+        .expect("a panic");
     panic.downcast_ref::<String>().unwrap().clone()
+}
+
+// Runs.
+
+#[test]
+fn a_run_is_compared_whole() {
+    let registry = Registry::start();
+    let digest = registry.put_image("a", "1", &image([]).oci());
+    let request = json!({"source": {"repository": registry.repository("a"), "tag": "1"}});
+    let check = |request: &Value| Program::check(request.clone()).against(&registry).run();
+    let output = check(&request);
+    output
+        .succeeds_with(json!([{"tag": "1", "digest": digest}]))
+        .keeps_secret(["s3cret"]);
+    Program::check(request.clone())
+        .by_link("check")
+        .unprivileged()
+        .run()
+        .succeeds();
+
+    let wrong = panic_of(|| output.succeeds_with(json!([])));
+    for part in [
+        "=== expected\n[]",
+        "=== command",
+        "=== requests to REGISTRY",
+        "/v2/a/manifests/1 200",
+    ] {
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
+    assert!(panic_of(|| output.fails()).contains("expected exit 1"));
+    assert!(panic_of(|| output.says("no")).contains("stderr differs"));
+    assert!(panic_of(|| output.keeps_secret(["sha256:"])).contains("is printed"));
+
+    let failed = Program::check(json!({"sauce": {}})).run();
+    failed.fails();
+    assert!(panic_of(|| failed.succeeds()).contains("expected success"));
+    let last = failed.messages().lines().last().unwrap().to_owned();
+    failed.fails_ending_with(&last);
+    assert!(panic_of(|| failed.fails_ending_with("no")).contains("last line"));
+}
+
+#[test]
+fn a_run_that_hangs_is_ended_and_told() {
+    let registry = Registry::start();
+    registry.on("*", "/v2/*").always().then(Fault::Stall);
+    let request = json!({"source": {"repository": registry.repository("a"), "tag": "1"}});
+    let limit = Duration::from_millis(300);
+    let run = || {
+        Program::check(request.clone())
+            .against(&registry)
+            .limit(limit)
+            .run()
+    };
+    let late = panic_of(run);
+    assert!(
+        late.contains("did not end in time") && late.contains("stall"),
+        "{late}"
+    );
+    let running = Program::check(request).start();
+    registry.wait_for("a second request", |requests| requests.len() >= 2);
+    assert_eq!(running.kill().status.code(), None);
 }
 
 // Screens.
@@ -650,6 +713,45 @@ fn a_plain_request_to_a_tls_registry_is_told_so() {
         (registry.plain_requests(), registry.requests().len()),
         (1, 0)
     );
+}
+
+// Proxies.
+
+#[test]
+fn a_proxy_leads_every_name_to_the_fixture() {
+    let authority = Authority::new("fixture CA");
+    let identity = authority.identity(&["registry.test"]);
+    let secure = Registry::setup()
+        .tls(identity.server())
+        .name("registry.test")
+        .start();
+    let digest = secure.put_image("a", "1", &image([]).oci());
+    let request = json!({"source": {"repository": "registry.test/a", "tag": "1",
+                                    "ca_certs": [authority.pem()]}});
+    let proxy = Proxy::with_credentials(&secure, "user", "pass");
+    let url = proxy.url().replace("http://", "http://user:pass@");
+    let output = Program::check(request.clone())
+        .env("https_proxy", url)
+        .against(&secure)
+        .run();
+    output.succeeds_with(json!([{"tag": "1", "digest": digest}]));
+    assert_eq!(proxy.lines(), ["CONNECT registry.test:443 200"]);
+    Program::check(request)
+        .env("https_proxy", proxy.url())
+        .run()
+        .fails();
+    assert_eq!(proxy.lines()[1], "CONNECT registry.test:443 407");
+
+    let plain = Registry::setup().name("registry.test").start();
+    let proxy = Proxy::start(&plain);
+    let mut client = TcpStream::connect(proxy.host()).unwrap();
+    let request = "GET http://registry.test/v2/ HTTP/1.1\r\nHost: registry.test\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert_eq!(proxy.lines(), ["GET http://registry.test/v2/ 200"]);
+    assert_eq!(plain.lines(), ["GET /v2/ 200"]);
 }
 
 #[test]

@@ -946,6 +946,7 @@ fn a_gate_holds_requests_until_enough_have_come() {
             scope.spawn(|| assert_eq!(Client::connect(&registry).get("/v2/", &[]).status, 200));
         }
     });
+    assert_eq!(registry.most_at_once(), 2);
     let gate = Gate::new();
     registry.on("GET", "/v2/").then(Fault::Hold(gate.clone()));
     let mut client = Client::connect(&registry);

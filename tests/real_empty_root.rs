@@ -4,21 +4,24 @@
 
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
     reason = "a test stops where it is surprised, and says what it leaves out"
 )]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{DockerRegistry, TempDir, image, layer};
 use serde_json::{Value, json};
 
 /// The whole content of the image: what `Dockerfile.scratch` promises.
@@ -31,20 +34,23 @@ const TREE: [&str; 6] = [
     "opt/resource/registry-image",
 ];
 
-/// How long a server may take to start on a busy machine.
+/// How long the engine may take to start on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 #[test]
 fn check_in_and_out_work_in_a_root_that_holds_only_them() {
     let Some(tree) = static_tree() else { return };
-    let work = Work::new("root");
-    let root = work.0.join("root");
+    if !can_enter() {
+        lacking::<()>("neither root nor user namespaces: no chroot");
+        return;
+    }
+    let work = TempDir::new();
+    let root = work.join("root");
     run(Command::new("cp").arg("-a").arg(&tree).arg(&root));
     assert_eq!(names_below(&root), TREE);
-    fs::create_dir(root.join("src")).unwrap();
     fs::create_dir(root.join("dest")).unwrap();
-    fs::write(root.join("src/image.tar"), docker_tarball()).unwrap();
-    let registry = Registry::start(&work.0);
+    work.write("root/src/image.tar", docker_tarball());
+    let registry = DockerRegistry::start();
 
     round_trip(
         &registry,
@@ -69,44 +75,43 @@ fn check_in_and_out_work_in_a_root_that_holds_only_them() {
 #[test]
 fn the_scratch_image_holds_only_them_and_works_read_only_without_privileges() {
     let Some(tree) = static_tree() else { return };
-    let work = Work::new("scratch");
-    let Some(engine) = Engine::start(&work.0) else {
+    let work = TempDir::new();
+    let Some(engine) = Engine::start(work.path()) else {
         return;
     };
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let arch = tree
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .trim_start_matches("rootfs-");
+    let context = work.join("context");
+    fs::create_dir_all(context.join("dist")).unwrap();
+    run(Command::new("cp")
+        .args(["Dockerfile.scratch", ".dockerignore"])
+        .arg(&context)
+        .current_dir(env!("CARGO_MANIFEST_DIR")));
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(&tree)
+        .arg(context.join("dist")));
+    let name = tree.file_name().unwrap().to_str().unwrap();
+    let arch = name.trim_start_matches("rootfs-");
     run(engine
         .docker()
-        .args([
-            "build",
-            "-q",
-            "-t",
-            "registry-image:test",
-            "-f",
-            "Dockerfile.scratch",
-        ])
+        .args(["build", "-q", "-t", "registry-image:test"])
+        .args(["-f", "Dockerfile.scratch"])
         .args(["--build-arg", &format!("ARCH={arch}"), "."])
-        .current_dir(repository));
+        .current_dir(&context));
 
-    let image = work.0.join("src/image.tar");
-    let dest = work.0.join("dest");
-    fs::create_dir(work.0.join("src")).unwrap();
-    fs::create_dir(&dest).unwrap();
+    let saved = work.join("saved.tar");
     run(engine
         .docker()
         .args(["save", "-o"])
-        .arg(&image)
+        .arg(&saved)
         .arg("registry-image:test"));
-    assert_eq!(names_in_layers(&image), TREE);
-    fs::write(&image, docker_tarball()).unwrap();
+    assert_eq!(names_in_layers(&saved), TREE);
+
+    work.write("src/image.tar", docker_tarball());
+    let dest = work.join("dest");
+    fs::create_dir(&dest).unwrap();
     let nobody = 65534;
-    std::os::unix::fs::chown(&dest, Some(nobody), Some(nobody)).unwrap();
-    let registry = Registry::start(&work.0);
+    chown(&dest, Some(nobody), Some(nobody)).unwrap();
+    let registry = DockerRegistry::start();
 
     round_trip(&registry, "scratch", &dest, |name, directory| {
         let mut command = engine.docker();
@@ -120,7 +125,7 @@ fn the_scratch_image_holds_only_them_and_works_read_only_without_privileges() {
                 "--cap-drop=ALL",
                 "--user=65534:65534",
             ])
-            .args(["-v", &format!("{}:/src:ro", work.0.join("src").display())])
+            .args(["-v", &format!("{}:/src:ro", work.join("src").display())])
             .args(["-v", &format!("{}:/dest", dest.display())])
             .arg("registry-image:test")
             .arg(format!("/opt/resource/{name}"))
@@ -130,11 +135,11 @@ fn the_scratch_image_holds_only_them_and_works_read_only_without_privileges() {
 }
 
 /// `out` of `/src/image.tar`, `check`, and `in` to `/dest`, which is `dest` outside.
-fn round_trip<F>(registry: &Registry, name: &str, dest: &Path, command: F)
+fn round_trip<F>(registry: &DockerRegistry, name: &str, dest: &Path, command: F)
 where
     F: Fn(&str, Option<&str>) -> Command,
 {
-    let source = json!({"repository": format!("{}/{name}", registry.host), "tag": "one"});
+    let source = json!({"repository": registry.repository(name), "tag": "one"});
     let put = ask(
         command("out", Some("/src")),
         &json!({"source": source, "params": {"image": "image.tar"}}),
@@ -182,6 +187,11 @@ fn lacking<T>(what: &str) -> Option<T> {
     );
     eprintln!("not tested here: {what}");
     None
+}
+
+fn can_enter() -> bool {
+    let probe = Command::new("unshare").args(["-r", "true"]).output();
+    rustix::process::geteuid().is_root() || probe.is_ok_and(|output| output.status.success())
 }
 
 /// `chroot`, in a user namespace where the tests do not run as root.
@@ -280,129 +290,13 @@ fn names_in_layers(image: &Path) -> Vec<String> {
     names
 }
 
-/// One uncompressed layer with a file and a symlink, as `docker save` writes it.
+/// An image of one uncompressed layer, as `docker save` writes it.
 fn docker_tarball() -> Vec<u8> {
-    let mut layer = tar::Builder::new(Vec::new());
-    append(&mut layer, "etc/greeting", b"hello\n");
-    let mut link = tar::Header::new_gnu();
-    link.set_entry_type(tar::EntryType::Symlink);
-    link.set_size(0);
-    link.set_mode(0o777);
-    layer
-        .append_link(&mut link, "etc/link", "/etc/greeting")
-        .unwrap();
-    let layer = layer.into_inner().unwrap();
-
-    let architecture = if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
-    };
-    let config = json!({
-        "architecture": architecture,
-        "os": "linux",
-        "config": {"Cmd": ["/bin/true"]},
-        "rootfs": {"type": "layers", "diff_ids": [sha256(&layer)]},
-    });
-    let manifest = json!([{"Config": "config.json", "RepoTags": ["t:1"], "Layers": ["layer.tar"]}]);
-    let mut image = tar::Builder::new(Vec::new());
-    append(&mut image, "layer.tar", &layer);
-    append(&mut image, "config.json", config.to_string().as_bytes());
-    append(&mut image, "manifest.json", manifest.to_string().as_bytes());
-    image.into_inner().unwrap()
-}
-
-fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(content.len() as u64);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, name, content).unwrap();
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    let hash = sha2::Sha256::digest(bytes);
-    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
-}
-
-/// A directory of one test, short for the sake of the engine's sockets, removed at the end.
-struct Work(PathBuf);
-
-impl Work {
-    fn new(name: &str) -> Work {
-        let path = std::env::temp_dir().join(format!("ri-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Work(path)
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The first line of a server's log that holds `text`; or all of the log, if the server ends or `START` is over before.
-/// The log is read on to its end: a full pipe would stop the server.
-fn line_with(text: &'static str, log: ChildStderr) -> Result<String, String> {
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(log).lines().map_while(Result::ok) {
-            let _ = sender.send(line);
-        }
-    });
-    let deadline = Instant::now() + START;
-    let mut seen = String::new();
-    while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        if line.contains(text) {
-            return Ok(line);
-        }
-        seen.push_str(&line);
-        seen.push('\n');
-    }
-    Err(seen)
-}
-
-/// Debian's docker-registry on a free port of 127.0.0.1.
-struct Registry {
-    process: Child,
-    host: String,
-}
-
-impl Registry {
-    fn start(dir: &Path) -> Registry {
-        let config = dir.join("registry.yml");
-        let data = dir.join("registry");
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: \"{}\"}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
-                data.display()
-            ),
-        )
-        .unwrap();
-        let mut process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .env_clear() // REGISTRY_… variables are settings to it
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker-registry (scripts/test installs it)");
-        let line = line_with("listening on ", process.stderr.take().unwrap());
-        let line = line.unwrap_or_else(|log| panic!("docker-registry did not start:\n{log}"));
-        let (_, rest) = line.split_once("listening on ").unwrap();
-        let host = rest.split(['"', ' ']).next().unwrap().to_string();
-        Registry { process, host }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    let files = layer()
+        .file("etc/greeting", "hello\n")
+        .symlink("etc/link", "/etc/greeting")
+        .plain();
+    image([files]).docker().docker_save(&["t:1"])
 }
 
 /// A Docker engine of our own; it needs root, but neither a network nor an init system.
@@ -464,4 +358,25 @@ impl Drop for Engine {
         }
         let _ = self.process.wait();
     }
+}
+
+/// The first line of the log that holds `text`; or all of the log, if the server ends or `START` is over before.
+/// The log is read on to its end: a full pipe would stop the server.
+fn line_with(text: &'static str, log: ChildStderr) -> Result<String, String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let deadline = Instant::now() + START;
+    let mut seen = String::new();
+    while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if line.contains(text) {
+            return Ok(line);
+        }
+        seen.push_str(&line);
+        seen.push('\n');
+    }
+    Err(seen)
 }

@@ -5,8 +5,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "test code: a panic is how it reports, and it says what it leaves out"
+    reason = "test code: a panic is how it reports"
 )]
 
 mod common;
@@ -17,9 +16,10 @@ use std::fs;
 use std::process::Command;
 
 use common::{
-    Authority, Fault, Gate, Image, Output, Program, Registry, image, index, layer, sha256,
+    Authority, Fault, Gate, Image, Output, Program, Registry, free_port, image, index, layer,
+    require, sha256,
 };
-use notary::{Between, First, Key, Notary, Server, Signer, TARGETS, free_port, lacking, run};
+use notary::{Between, First, Key, Notary, Signer, TARGETS, TokenServer, run};
 use serde_json::{Value, json};
 
 fn app(content: &str) -> Image {
@@ -138,9 +138,7 @@ fn initialised(notary: &Notary, registry: &Registry) -> String {
 
 #[test]
 fn every_tag_is_signed_with_the_key_of_the_repository() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
+    let notary = Notary::setup().with_signer().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let (key, image) = (notary.key(&gun, "targets"), app("new"));
@@ -189,9 +187,7 @@ fn every_tag_is_signed_with_the_key_of_the_repository() {
 
 #[test]
 fn of_an_index_the_index_is_signed() {
-    let Some(notary) = Notary::start() else {
-        return;
-    };
+    let notary = Notary::start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let index = index([("linux/amd64", app("a")), ("linux/arm64", app("b"))]).oci();
@@ -205,9 +201,7 @@ fn of_an_index_the_index_is_signed() {
 
 #[test]
 fn delegations_are_signed_by_key_and_by_certificate() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
+    let notary = Notary::setup().with_signer().start();
     for (algorithm, wrapped) in [("EC", false), ("EC", true), ("RSA", false), ("RSA", true)] {
         let registry = Registry::start();
         let gun = initialised(&notary, &registry);
@@ -264,9 +258,7 @@ fn delegations_are_signed_by_key_and_by_certificate() {
 
 #[test]
 fn a_delegation_gets_only_the_names_that_it_is_for() {
-    let Some(notary) = Notary::start() else {
-        return;
-    };
+    let notary = Notary::start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let signer = Signer::new("EC");
@@ -301,9 +293,7 @@ fn a_delegation_gets_only_the_names_that_it_is_for() {
 
 #[test]
 fn the_snapshot_is_signed_where_its_key_is_ours() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
+    let notary = Notary::setup().with_signer().start();
     let registry = Registry::start();
     let gun = registry.repository("t/a");
     notary.notary(["init", "-p", &gun]);
@@ -332,7 +322,7 @@ fn the_snapshot_is_signed_where_its_key_is_ours() {
     assert_eq!(registry.tags("t/a"), [], "a tag has moved");
 
     // It is there.
-    let same = Notary::setup().one_passphrase().start().unwrap();
+    let same = Notary::setup().one_passphrase().start();
     same.notary(["init", "-p", &gun]);
     let (targets, snapshot) = (same.key(&gun, "targets"), same.key(&gun, "snapshot"));
     let both = format!("{}{}", snapshot.pem, targets.pem);
@@ -353,9 +343,7 @@ fn the_snapshot_is_signed_where_its_key_is_ours() {
 
 #[test]
 fn keys_may_be_rotated_between_two_puts() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
+    let notary = Notary::setup().with_signer().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let old = notary.key(&gun, "targets");
@@ -386,9 +374,7 @@ fn keys_may_be_rotated_between_two_puts() {
 
 #[test]
 fn keys_may_be_rotated_and_others_may_sign_while_the_image_is_pushed() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
+    let notary = Notary::setup().with_signer().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
@@ -416,9 +402,7 @@ fn keys_may_be_rotated_and_others_may_sign_while_the_image_is_pushed() {
 
 #[test]
 fn a_lost_race_is_signed_again() {
-    let Some(notary) = Notary::setup().plain().start() else {
-        return;
-    };
+    let notary = Notary::setup().plain().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
@@ -465,9 +449,7 @@ fn a_lost_race_is_signed_again() {
 
 #[test]
 fn a_key_that_is_taken_away_in_the_last_moment_is_told() {
-    let Some(notary) = Notary::setup().plain().start() else {
-        return;
-    };
+    let notary = Notary::setup().plain().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
@@ -500,9 +482,7 @@ fn a_key_that_is_taken_away_in_the_last_moment_is_told() {
 
 #[test]
 fn a_lost_answer_is_not_signed_twice() {
-    let Some(notary) = Notary::setup().plain().start() else {
-        return;
-    };
+    let notary = Notary::setup().plain().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let before = notary.document(&gun, "targets")["signed"]["version"].clone();
@@ -520,9 +500,7 @@ fn a_lost_answer_is_not_signed_twice() {
 
 #[test]
 fn puts_at_the_same_time_all_sign() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
+    let notary = Notary::setup().with_signer().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
@@ -550,9 +528,7 @@ fn puts_at_the_same_time_all_sign() {
 
 #[test]
 fn what_cannot_be_signed_is_refused_before_a_tag_moves() {
-    let Some(notary) = Notary::start() else {
-        return;
-    };
+    let notary = Notary::start();
     let registry = Registry::start();
     let gun = registry.repository("t/a");
     let stranger = Signer::new("EC").key;
@@ -631,9 +607,7 @@ fn what_cannot_be_signed_is_refused_before_a_tag_moves() {
 
 #[test]
 fn an_error_of_the_server_is_one_line() {
-    let Some(notary) = Notary::start() else {
-        return;
-    };
+    let notary = Notary::start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
@@ -676,9 +650,7 @@ fn an_error_of_the_server_is_one_line() {
 
 #[test]
 fn a_client_certificate_is_shown_where_the_server_wants_one() {
-    let Some(notary) = Notary::setup().mutual_tls().start() else {
-        return;
-    };
+    let notary = Notary::setup().mutual_tls().start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
@@ -739,64 +711,14 @@ fn a_client_certificate_is_shown_where_the_server_wants_one() {
     notary.verify(&gun, "v1", &image.manifest);
 }
 
-/// A token server, and the certificate that its tokens are signed with.
-fn token_server(folder: &common::TempDir) -> Option<(Server, String, String)> {
-    let mut python = Command::new("python3");
-    python.args(["-c", "import cryptography"]);
-    if !python.output().is_ok_and(|output| output.status.success()) {
-        return lacking("python3 has no cryptography");
-    }
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "30",
-        "-subj",
-        "/CN=token",
-        "-keyout",
-        "tok.key",
-        "-out",
-        "tok.crt",
-    ]);
-    openssl.current_dir(folder.path());
-    run(openssl, b"");
-    let port = free_port();
-    let mut server = Command::new("python3");
-    server
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/common/tokensrv.py"
-        ))
-        .args([&port.to_string(), "tok.key", "tok.crt"])
-        .stderr(fs::File::create(folder.join("log")).unwrap())
-        .current_dir(folder.path());
-    let certificate = fs::read_to_string(folder.join("tok.crt")).unwrap();
-    let realm = format!("http://127.0.0.1:{port}/token");
-    Some((Server::listening(server, port), realm, certificate))
-}
-
 #[test]
 fn tokens_are_asked_for_with_the_login_and_the_scopes_of_content_trust() {
-    let folder = common::TempDir::new();
-    let Some((_server, realm, certificate)) = token_server(&folder) else {
-        return;
-    };
-    let Some(notary) = Notary::setup().tokens(&realm, &certificate).start() else {
-        return;
-    };
+    let tokens = TokenServer::start();
+    let notary = Notary::setup().tokens(&tokens).start();
     let registry = Registry::start();
     let gun = initialised(&notary, &registry);
     let key = notary.key(&gun, "targets");
     let put = || Put::new(&registry, &notary, &key).quietly();
-    let realm_host = realm
-        .trim_start_matches("http://")
-        .trim_end_matches("/token");
 
     // A token without `push` does for reading, and is refused before the push.
     let output = put().run(&notary);
@@ -817,7 +739,9 @@ fn tokens_are_asked_for_with_the_login_and_the_scopes_of_content_trust() {
         .trust("password", "wrong-password")
         .run(&notary);
     output.fails_with(&format!(
-        "{line}check `root`: GET NOTARY/v2/REGISTRY/t/a/_trust/tuf/root.json: log in at {realm_host}: GET {realm}: 401 Unauthorized: UNAUTHORIZED: bad credentials; check `source.content_trust.username` and `source.content_trust.password`, and what they may do there"
+        "{line}check `root`: GET NOTARY/v2/REGISTRY/t/a/_trust/tuf/root.json: log in at {}: GET {}: 401 Unauthorized: UNAUTHORIZED: authentication required; check `source.content_trust.username` and `source.content_trust.password`, and what they may do there",
+        tokens.host(),
+        tokens.realm()
     ));
     assert_eq!(registry.tags("t/a"), [], "a tag has moved");
 
@@ -830,7 +754,7 @@ fn tokens_are_asked_for_with_the_login_and_the_scopes_of_content_trust() {
         .succeeds();
     assert_eq!(notary.list(&gun), [row("v1", &image, "targets")]);
     // The log of the token server has what was asked for.
-    let log = fs::read_to_string(folder.join("log")).unwrap();
+    let log = tokens.log();
     let scope = format!(
         "scope=repository%3A{}%3Apush%2Cpull",
         gun.replace(':', "%3A").replace('/', "%2F")
@@ -841,12 +765,7 @@ fn tokens_are_asked_for_with_the_login_and_the_scopes_of_content_trust() {
 
 #[test]
 fn docker_trust_sets_up_what_we_sign_and_believes_it() {
-    let Some(notary) = Notary::setup().with_signer().start() else {
-        return;
-    };
-    if notary::installed(["docker"]).is_none() {
-        return;
-    }
+    let notary = Notary::setup().with_signer().start();
     let registry = Registry::start();
     let gun = registry.repository("t/a");
     let home = common::TempDir::new();
@@ -855,7 +774,7 @@ fn docker_trust_sets_up_what_we_sign_and_believes_it() {
     fs::create_dir_all(&tls).unwrap();
     fs::write(tls.join("ca.crt"), &notary.ca).unwrap();
     let docker = |arguments: &[&str]| {
-        let mut command = Command::new("docker");
+        let mut command = Command::new(require("docker"));
         command
             .arg("--config")
             .arg(home.path())

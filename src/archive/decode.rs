@@ -30,6 +30,14 @@ pub(crate) struct Decoder<R> {
     end: usize,
 }
 
+/// How a stream is compressed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Compression {
+    Gzip,
+    None,
+    Zstd,
+}
+
 enum Method {
     Plain,
     Gzip(Box<Inflate>),
@@ -68,6 +76,34 @@ pub(crate) fn decode<R: Read>(reader: R) -> Result<Decoder<R>> {
         at: 0,
         end: 0,
     })
+}
+
+impl<R> Decoder<R> {
+    pub(crate) fn compression(&self) -> Compression {
+        match self.method {
+            Method::Plain => Compression::None,
+            Method::Gzip(_) => Compression::Gzip,
+            Method::Zstd(_) => Compression::Zstd,
+        }
+    }
+}
+
+impl<R: Clone> Decoder<R> {
+    /// The same stream at the same place, to be read once more from there: about 330 KiB. `None`
+    /// for zstd, whose state cannot be copied.
+    pub(crate) fn try_clone(&self) -> Option<Self> {
+        let method = match &self.method {
+            Method::Plain => Method::Plain,
+            Method::Gzip(inflate) => Method::Gzip(inflate.clone()),
+            Method::Zstd(_) => return None,
+        };
+        Some(Decoder {
+            input: self.input.clone(),
+            method,
+            at: self.at,
+            end: self.end,
+        })
+    }
 }
 
 fn unsupported(name: &str) -> Error {
@@ -116,6 +152,7 @@ impl<R: Read> Read for Decoder<R> {
 }
 
 /// A buffered reader that can be asked for its first bytes.
+#[derive(Clone)]
 pub(super) struct Input<R> {
     reader: R,
     buffer: Box<[u8]>,
@@ -232,3 +269,6 @@ impl Unzstd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,8 +103,9 @@ impl<R: BufRead> Data<R> {
 
     fn byte(&mut self) -> Result<u8> {
         let byte = self.block()?.first().copied();
+        let byte = byte.ok_or_else(|| Error::hostile("a sparse file's map does not end"))?;
         self.consume(1);
-        byte.ok_or_else(cut_off)
+        Ok(byte)
     }
 
     /// The whole of a small entry.
@@ -261,17 +262,18 @@ impl<R: BufRead> Entries<R> {
                     read_pax(&header, &mut self.data, &mut self.entry.global)?;
                     self.entry.global.check_global()?;
                 }
-                _ => break,
+                _ => {
+                    self.entry.names(&header, &seen)?;
+                    self.entry
+                        .fields(&header)
+                        .and_then(|()| read_size(&header, &mut self.data, &mut self.entry))
+                        .map_err(|error| error.doing(shown(&self.entry.name)))?;
+                    return Ok(Some((&self.entry, &mut self.data)));
+                }
             }
+            // What speaks for an entry is passed over with its padding.
+            self.data.skip()?;
         }
-        let header = Header::check(&self.header)?;
-        self.entry.names(&header, &seen)?;
-        self.entry
-            .fields(&header)
-            .map_err(|error| error.doing(shown(&self.entry.name)))?;
-        read_size(&header, &mut self.data, &mut self.entry)
-            .map_err(|error| error.doing(shown(&self.entry.name)))?;
-        Ok(Some((&self.entry, &mut self.data)))
     }
 
     /// Whether the block is the first of the two of zeros that end an archive.
@@ -478,3 +480,6 @@ fn read_size<R: BufRead>(header: &Header<'_>, data: &mut Data<R>, entry: &mut En
     entry.size = real_size;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,83 +1,276 @@
-//! Compression for push: gzip (RFC 1952) without name and time, equal for equal input.
+//! gzip for push: blocks of the input are compressed side by side, and the bytes that come out
+//! depend on the input alone.
+//!
+//! One member (RFC 1952) with no name and no time in its header. Each block is deflated without
+//! knowledge of the others and ends on a byte (a sync flush, as pigz does with `--independent`), so
+//! that joining them is joining bytes. Several members would join as well and let libdeflate do the
+//! work, twice as fast; but there are readers of layers that stop after the first one.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
-use miniz_oxide::deflate::core::{CompressorOxide, create_comp_flags_from_zip_params};
-use miniz_oxide::deflate::stream::deflate;
-use miniz_oxide::{MZFlush, MZStatus};
+use zlib_rs::{Deflate, DeflateFlush};
 
 use crate::error::{Error, Kind, Result};
+use crate::workers::Workers;
 
-/// Magic, deflate, no flags, no time, no hint at the level, an unknown system (RFC 1952, 2.3).
-const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// Bytes of input that are compressed apart. Matches do not reach back over its border, which makes
+/// the output of 512 KiB 0.3 % larger than that of 4 MiB; each worker holds two blocks. A constant,
+/// because another size is another digest.
+const BLOCK: usize = 512 << 10;
 
-const LEVEL: i32 = 6;
+/// zlib's level. 2 takes the processor time of Go's fastest level (what `crane push` uses), and its
+/// output is 4 % smaller; 1 is 12 % larger than Go's, 6 takes twice the time of 2 for 7 %.
+const LEVEL: i32 = 2;
 
-/// Raw deflate with a 32 KiB window.
-const WINDOW_BITS: i32 = -15;
+/// Base-2 logarithm of deflate's window of 32 KiB.
+const WINDOW_BITS: u8 = 15;
 
-const BLOCK: usize = 128 << 10;
+/// Magic, deflate, no flags, no time, no hint, unknown system (RFC 1952, section 2.3).
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Compresses everything that `plain` has into `out`.
+/// The last block of a deflate stream, empty (RFC 1951, section 3.2.6): every other one says that
+/// more follow.
+const LAST_BLOCK: [u8; 2] = [0x03, 0x00];
+
+/// Reads `plain` to its end, and lets `consume` read it compressed.
+///
+/// Memory: about 2.5 MiB for each of `workers`. Gives `plain` back, so that whoever checks its bytes
+/// can finish.
 ///
 /// # Errors
-/// What `plain` says; that of `out` with [`Kind::Network`], as it is a connection.
-pub(crate) fn compress(mut plain: impl Read, out: &mut impl Write) -> Result<()> {
-    let flags = create_comp_flags_from_zip_params(LEVEL, WINDOW_BITS, 0);
-    let mut compressor = Box::new(CompressorOxide::new(flags));
-    let mut crc = crc32fast::Hasher::new();
-    let mut size: u32 = 0;
-    let mut input = vec![0; BLOCK];
-    let mut output = vec![0; BLOCK];
-    let sent = |error: io::Error| Error::io(Kind::Network, error);
-    out.write_all(&HEAD).map_err(sent)?;
-    loop {
-        let n = match plain.read(&mut input) {
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Error::io(Kind::Local, error)),
-        };
-        let mut rest = input.get(..n).unwrap_or_default();
-        crc.update(rest);
-        // ISIZE is the size modulo 2³² (RFC 1952, 2.3.1).
-        size = size.wrapping_add(n as u32);
-        let flush = if n == 0 {
-            MZFlush::Finish
-        } else {
-            MZFlush::None
-        };
-        loop {
-            let step = deflate(&mut compressor, rest, &mut output, flush);
-            rest = rest.get(step.bytes_consumed..).unwrap_or_default();
-            out.write_all(output.get(..step.bytes_written).unwrap_or_default())
-                .map_err(sent)?;
-            match step.status {
-                Ok(MZStatus::StreamEnd) => {
-                    out.write_all(&crc.finalize().to_le_bytes()).map_err(sent)?;
-                    return out.write_all(&size.to_le_bytes()).map_err(sent);
+/// What `plain` says when it fails comes out of the reader unchanged; else what `consume` says.
+pub(crate) fn compress<R: Read + Send, T>(
+    mut plain: R,
+    workers: Workers,
+    consume: impl FnOnce(&mut Gzip<'_>) -> Result<T>,
+) -> Result<(T, R)> {
+    let read = || {
+        let mut block = Vec::with_capacity(BLOCK);
+        let mut part = plain.by_ref().take(BLOCK as u64);
+        part.read_to_end(&mut block)
+            .map_err(|error| Error::io(Kind::Local, error))?;
+        Ok((!block.is_empty()).then_some(block))
+    };
+    let done = workers.in_order(read, Deflater::worker, |next| {
+        consume(&mut Gzip {
+            next,
+            crc: crc32fast::Hasher::new(),
+            size: 0,
+            buffer: HEADER.to_vec(),
+            at: 0,
+            ended: false,
+        })
+    })?;
+    Ok((done, plain))
+}
+
+/// The compressed bytes.
+pub(crate) struct Gzip<'a> {
+    next: &'a mut dyn FnMut() -> Result<Option<Block>>,
+    crc: crc32fast::Hasher,
+    /// Plain bytes, modulo 2³², as the trailer counts.
+    size: u32,
+    buffer: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for Gzip<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.buffer.len() && !self.ended {
+            self.at = 0;
+            match (self.next)().map_err(Error::into_io)? {
+                Some(block) => {
+                    self.crc.combine(&block.crc);
+                    self.size = self.size.wrapping_add(block.size);
+                    self.buffer = block.bytes;
                 }
-                Ok(_) if n > 0 && rest.is_empty() => break,
-                Ok(_) => {}
-                Err(error) => return Err(Error::local(format!("compress: {error:?}"))),
+                None => {
+                    self.ended = true;
+                    self.buffer = LAST_BLOCK.to_vec();
+                    let crc = self.crc.clone().finalize();
+                    self.buffer.extend(crc.to_le_bytes());
+                    self.buffer.extend(self.size.to_le_bytes());
+                }
             }
         }
+        let mut rest = self.buffer.get(self.at..).unwrap_or_default();
+        let n = rest.read(out)?;
+        self.at += n;
+        Ok(n)
+    }
+}
+
+/// A compressed block, and what the trailer has to know of its plain bytes.
+struct Block {
+    bytes: Vec<u8>,
+    crc: crc32fast::Hasher,
+    size: u32,
+}
+
+/// One worker's compressor.
+struct Deflater {
+    engine: Deflate,
+    output: Vec<u8>,
+}
+
+impl Deflater {
+    /// A worker's part of [`Workers::in_order`].
+    fn worker() -> impl FnMut(Vec<u8>) -> Result<Block> {
+        let mut deflater = Deflater {
+            engine: Deflate::new(LEVEL, false, WINDOW_BITS),
+            // What cannot be compressed is stored, at a few bytes for each 64 KiB.
+            output: vec![0; BLOCK + BLOCK / 64 + 64],
+        };
+        move |plain| deflater.block(&plain)
+    }
+
+    fn block(&mut self, plain: &[u8]) -> Result<Block> {
+        self.engine.reset();
+        let flushed = self
+            .engine
+            .compress(plain, &mut self.output, DeflateFlush::SyncFlush);
+        let made = usize::try_from(self.engine.total_out()).unwrap_or_default();
+        let all = self.engine.total_in() == plain.len() as u64 && made < self.output.len();
+        if flushed.is_err() || !all {
+            return Err(Error::local("a block could not be compressed"));
+        }
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(plain);
+        Ok(Block {
+            bytes: self.output.get(..made).unwrap_or_default().to_vec(),
+            crc,
+            size: u32::try_from(plain.len()).unwrap_or_default(),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::decode;
+    use crate::oci::digest::{Checked, Digest};
+
+    fn gzip(plain: &[u8], workers: usize) -> Vec<u8> {
+        let (bytes, _) = compress(plain, Workers::new(workers), |body| {
+            let mut bytes = Vec::new();
+            let read = body.read_to_end(&mut bytes);
+            read.map_err(|error| Error::io(Kind::Local, error))?;
+            Ok(bytes)
+        })
+        .unwrap();
+        bytes
+    }
+
+    /// Text that compresses, and noise that does not, in turns.
+    fn sample(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let noise = move |at: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            match (at >> 15) % 2 {
+                0 => b"the same words again and again "[at % 31],
+                _ => (state >> 56) as u8,
+            }
+        };
+        (0..len).map(noise).collect()
+    }
+
+    /// Gives at most seven bytes at a time.
+    struct Short<'a>(&'a [u8]);
+
+    impl Read for Short<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let most = out.len().min(7);
+            self.0.read(&mut out[..most])
+        }
+    }
 
     #[test]
-    fn what_is_compressed_inflates_to_what_it_was() {
-        for size in [0usize, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 17] {
-            let plain: Vec<u8> = (0..size).map(|n| (n * n / 31) as u8).collect();
-            let mut packed = Vec::new();
-            compress(plain.as_slice(), &mut packed).unwrap();
+    fn what_was_compressed_comes_out_again() {
+        for len in [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 12_345] {
+            let plain = sample(len);
+            let packed = gzip(&plain, 3);
             let mut back = Vec::new();
-            let mut decoder = crate::archive::decode(packed.as_slice()).unwrap();
+            let mut decoder = decode(packed.as_slice()).unwrap();
             decoder.read_to_end(&mut back).unwrap();
-            assert!(back == plain, "{size}");
+            assert_eq!(back, plain);
+            assert_eq!(packed[..10], HEADER);
+        }
+    }
+
+    #[test]
+    fn the_bytes_depend_on_the_input_alone() {
+        let plain = sample(3 * BLOCK + 99);
+        let one = gzip(&plain, 1);
+        for workers in [2, 5] {
+            assert_eq!(gzip(&plain, workers), one, "{workers} workers");
+        }
+        let (short, _) = compress(Short(&plain), Workers::new(2), |body| {
+            let mut bytes = Vec::new();
+            body.read_to_end(&mut bytes).unwrap();
+            Ok(bytes)
+        })
+        .unwrap();
+        assert_eq!(short, one);
+        // Another digest for the same layer is an image that everybody fetches again: a change of
+        // this line is a change for every user.
+        assert_eq!(
+            Digest::of(&one).to_string(),
+            "sha256:0c70065bb698990805d15b5ff43e49b7f495e415a1eee514f6eb94e80f70633f"
+        );
+    }
+
+    #[test]
+    fn the_plain_reader_comes_back_to_be_checked() {
+        let plain = sample(2 * BLOCK);
+        let digest = Digest::of(&plain);
+        let checked = Checked::new(plain.as_slice(), &digest, None);
+        let ((), checked) = compress(checked, Workers::new(2), |body| {
+            io::copy(body, &mut io::sink()).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(checked.finish().unwrap().size(), plain.len() as u64);
+    }
+
+    #[test]
+    fn a_failing_reader_fails_as_it_failed_and_after_what_it_gave() {
+        struct Failing(usize);
+        impl Read for Failing {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                if self.0 == 0 {
+                    return Err(Error::hostile("wrong bytes").into_io());
+                }
+                let n = out.len().min(self.0);
+                self.0 -= n;
+                Ok(n)
+            }
+        }
+        for workers in [1, 4] {
+            let failed = compress(Failing(3 * BLOCK), Workers::new(workers), |body| {
+                let mut bytes = Vec::new();
+                let read = body.read_to_end(&mut bytes);
+                assert!(bytes.len() > HEADER.len());
+                read.map_err(|error| Error::io(Kind::Local, error))
+            });
+            let error = failed.map(|(n, _)| n).unwrap_err();
+            assert_eq!(error.kind(), Kind::Hostile);
+            assert_eq!(error.to_string(), "wrong bytes");
+        }
+    }
+
+    #[test]
+    fn a_consumer_may_give_up_early() {
+        for workers in [1, 4] {
+            let endless = io::repeat(b'x');
+            let failed = compress(endless, Workers::new(workers), |body| {
+                body.read_exact(&mut [0; 100]).unwrap();
+                Err::<(), _>(Error::registry("the upload was refused"))
+            });
+            let error = failed.map(|_| ()).unwrap_err();
+            assert_eq!(error.to_string(), "the upload was refused");
         }
     }
 }

@@ -44,20 +44,21 @@ impl<'a> Header<'a> {
     pub(super) fn check(block: &'a [u8; BLOCK]) -> Result<Self> {
         let header = Header(block);
         let stored = header.number(CHECKSUM, "checksum")?;
-        // The field itself counts as spaces. Old tars added up signed bytes.
-        let (mut unsigned, mut signed) = (0i64, 0i64);
-        for byte in block {
-            unsigned += i64::from(*byte);
-            signed += i64::from(byte.cast_signed());
-        }
-        for byte in header.field(CHECKSUM) {
-            unsigned += i64::from(b' ') - i64::from(*byte);
-            signed += i64::from(b' ') - i64::from(byte.cast_signed());
-        }
-        if stored != unsigned && stored != signed {
-            return Err(Error::hostile(
-                "a tar header's checksum is wrong: the stream is broken, or no tar",
-            ));
+        // The field itself counts as spaces.
+        let field = header.field(CHECKSUM);
+        let spaces = 8 * i64::from(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        let own: u32 = field.iter().map(|byte| u32::from(*byte)).sum();
+        if stored != i64::from(sum) - i64::from(own) + spaces {
+            // Old tars added up signed bytes.
+            let signed = |bytes: &[u8]| -> i64 {
+                bytes.iter().map(|byte| i64::from(byte.cast_signed())).sum()
+            };
+            if stored != signed(block) - signed(field) + spaces {
+                return Err(Error::hostile(
+                    "a tar header's checksum is wrong: the stream is broken, or no tar",
+                ));
+            }
         }
         Ok(header)
     }

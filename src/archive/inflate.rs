@@ -22,6 +22,7 @@ const FLAG_NAME: u8 = 1 << 3;
 const FLAG_COMMENT: u8 = 1 << 4;
 const FLAGS_RESERVED: u8 = 0b1110_0000;
 
+#[derive(Clone)]
 pub(super) struct Inflate {
     state: State,
     engine: Box<DecompressorOxide>,
@@ -35,6 +36,7 @@ pub(super) struct Inflate {
     size: u32,
 }
 
+#[derive(Clone)]
 enum State {
     FirstMember,
     Body,

@@ -7,11 +7,14 @@ mod entries;
 pub(crate) mod gzip;
 mod header;
 mod inflate;
+pub(crate) mod members;
 mod pax;
 mod sparse;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod whiteout;
 
-pub(crate) use decode::decode;
+pub(crate) use decode::{Compression, Decoder, decode};
 pub(crate) use entries::{Data, Entries, Entry, EntryKind};
 
 /// A name from an image as an error or a log line shows it: text where it is text, else escaped;

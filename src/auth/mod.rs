@@ -1,9 +1,13 @@
 //! Logging in: what a registry challenges for, and the tokens and passwords that answer it.
 //!
 //! Credentials are bound to the registry they were given for. Tokens are cached for the run, one
-//! for each scope, and renewed before they expire.
+//! for each scope, and renewed before they expire. The clouds (`aws`, `azure`) are two more ways to
+//! come by credentials, and nothing outside of this module knows them.
 
+mod aws;
+mod azure;
 mod challenge;
+mod file;
 mod token;
 
 use std::collections::HashMap;
@@ -12,12 +16,17 @@ use std::time::Duration;
 
 use base64::Engine as _;
 
-use crate::error::{Error, Kind, Result};
+use crate::context::Env;
+use crate::error::{Again, Error, Kind, Result};
 use crate::http::{Client, Response, Url};
+use crate::oci::reference::Repository;
 use crate::request::Login;
+use crate::retry::{Attempts, Gate, Patience};
 use crate::secret::Secret;
 use crate::workers::lock;
 
+use aws::Ecr;
+use azure::Acr;
 use challenge::Challenge;
 use token::{Realm, Token};
 
@@ -27,6 +36,10 @@ const TOKEN_USER: &str = "<token>";
 /// What is known of the user.
 pub(crate) enum Credentials {
     Anonymous,
+    /// A refresh token that the registry gives for the identity of a machine in Azure.
+    Acr(Box<Acr>),
+    /// A password that ECR gives for an identity in AWS.
+    Ecr(Box<Ecr>),
     /// For the OAuth2 endpoint of the token server.
     RefreshToken(Secret),
     Password {
@@ -47,34 +60,131 @@ impl Credentials {
                 username: username.clone(),
                 password: password.clone(),
             },
-            Login::Ecr(_) => {
+            Login::Ecr(_) | Login::Azure(_) => {
                 return Err(Error::config(
-                    "`source.aws_region`: ECR is not supported yet",
-                ));
-            }
-            Login::Azure(_) => {
-                return Err(Error::config(
-                    "`source.azure_acr`: ACR is not supported yet",
+                    "the login of a cloud is for its registry and nothing else",
                 ));
             }
         })
     }
 
-    fn is_anonymous(&self) -> bool {
-        matches!(self, Credentials::Anonymous)
-    }
-
-    /// The value of `Authorization` for Basic (RFC 7617).
-    fn basic(&self) -> Option<Secret> {
-        match self {
-            Credentials::Password { username, password } => {
-                let plain = format!("{username}:{}", password.expose());
-                let encoded = base64::engine::general_purpose::STANDARD.encode(plain);
-                Some(Secret::new(format!("Basic {encoded}")))
+    /// The value of `Authorization` for Basic (RFC 7617); where it can be had, another one than
+    /// `refused`.
+    fn basic(&self, client: &Client<'_>, refused: Option<&Secret>) -> Result<Option<Secret>> {
+        Ok(match self {
+            Credentials::Password { username, password } => Some(basic(username, password)),
+            Credentials::Ecr(ecr) => {
+                let (username, password) = ecr.password(client, |username, password| {
+                    refused == Some(&basic(username, password))
+                })?;
+                Some(basic(&username, &password))
+            }
+            Credentials::Acr(acr) => {
+                let refused = |token: &Secret| refused == Some(&basic(azure::USERNAME, token));
+                let (token, _) =
+                    acr.refresh_token(client, &azure::Challenge::default(), refused)?;
+                Some(basic(azure::USERNAME, &token))
             }
             Credentials::RefreshToken(_) | Credentials::Anonymous => None,
+        })
+    }
+
+    /// What a refused user may try.
+    fn advice(&self) -> &'static str {
+        match self {
+            Credentials::Anonymous => "set `source.username` and `source.password`",
+            Credentials::Password { .. } | Credentials::RefreshToken(_) => {
+                "check `source.username` and `source.password`, and what they may do there"
+            }
+            Credentials::Ecr(_) => {
+                "check what the repository's policy and this identity's own (`ecr:…`) allow"
+            }
+            Credentials::Acr(_) => {
+                "give the identity the role `AcrPull` or `AcrPush` on the registry"
+            }
         }
     }
+}
+
+/// Logs in where that needs more than the request holds, and says which repository is meant: a
+/// cloud's login knows the registry that a bare name is in.
+///
+/// # Errors
+/// No identity, or one that may not log in. Azure's login waits for the registry's challenge and
+/// fails with the first request.
+pub(crate) fn log_in(
+    client: &Client<'_>,
+    login: &Login,
+    repository: &Repository,
+) -> Result<(Repository, Credentials)> {
+    match login {
+        Login::Ecr(login) => {
+            let (repository, ecr) = Ecr::log_in(client, login, repository)?;
+            Ok((repository, Credentials::Ecr(Box::new(ecr))))
+        }
+        Login::Azure(login) => {
+            let acr = Acr::new(login, repository)?;
+            Ok((repository.clone(), Credentials::Acr(Box::new(acr))))
+        }
+        Login::Anonymous | Login::Password { .. } => {
+            Ok((repository.clone(), Credentials::from_login(login)?))
+        }
+    }
+}
+
+/// Certificates (PEM) that this login's environment says to trust, besides the request's.
+pub(crate) fn ca_certs(env: &Env, login: &Login) -> Result<Option<String>> {
+    match login {
+        Login::Ecr(_) => aws::ca_bundle(env),
+        Login::Azure(_) | Login::Anonymous | Login::Password { .. } => Ok(None),
+    }
+}
+
+fn basic(username: &str, password: &Secret) -> Secret {
+    let plain = format!("{username}:{}", password.expose());
+    let encoded = base64::engine::general_purpose::STANDARD.encode(plain);
+    Secret::new(format!("Basic {encoded}"))
+}
+
+/// Runs `attempt` at a service until it succeeds or trying again cannot help.
+///
+/// # Errors
+/// The last failure, as one of the login: it was tried long enough, so whoever asked for the login
+/// does not try again, and what is missing at the service is not what they look for.
+fn patiently<T>(
+    client: &Client<'_>,
+    patience: Patience,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let context = client.context();
+    let mut attempts = Attempts::new(context.clock, patience);
+    let gate = Gate::default();
+    loop {
+        gate.pass(context.clock);
+        match attempt() {
+            Ok(answer) => return Ok(answer),
+            Err(error) => attempts
+                .wait_after(error, &gate, context.report)
+                .map_err(|error| {
+                    let error = match error.is_missing() {
+                        true => error.of_kind(Kind::Registry),
+                        false => error,
+                    };
+                    error.again(Again::Never)
+                })?,
+        }
+    }
+}
+
+/// A text shorter than this is no secret of a service, and may be a word of a sentence.
+const SHORTEST_SECRET: usize = 8;
+
+/// What a service says, without the secrets that were sent to it.
+fn without_secrets<'s>(text: String, secrets: impl IntoIterator<Item = &'s Secret>) -> String {
+    secrets
+        .into_iter()
+        .filter(|secret| secret.expose().len() >= SHORTEST_SECRET)
+        .fold(text, |text, secret| text.replace(secret.expose(), "…"))
 }
 
 /// What a request needs to be allowed to do, in the token server's words
@@ -150,7 +260,7 @@ impl<'a> Authenticator<'a> {
         let method = lock(&self.method).clone();
         match method {
             Method::Open => Ok(None),
-            Method::Basic => Ok(self.credentials.basic()),
+            Method::Basic => self.credentials.basic(self.client, None),
             Method::Bearer(realm) => Ok(Some(self.token(&realm, scope, None)?.bearer())),
         }
     }
@@ -181,7 +291,7 @@ impl<'a> Authenticator<'a> {
             return Ok(self.token(&realm, scope, sent)?.bearer());
         }
         if basic {
-            return match self.credentials.basic() {
+            return match self.credentials.basic(self.client, sent)? {
                 Some(value) if sent != Some(&value) => {
                     *lock(&self.method) = Method::Basic;
                     Ok(value)
@@ -227,9 +337,6 @@ impl<'a> Authenticator<'a> {
 
     /// Adds to a refusal what its reader may try.
     pub(crate) fn advise(&self, error: Error) -> Error {
-        error.advise(match self.credentials.is_anonymous() {
-            true => "set `source.username` and `source.password`",
-            false => "check `source.username` and `source.password`, and what they may do there",
-        })
+        error.advise(self.credentials.advice())
     }
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::azure::{self, Acr};
 use super::challenge::Challenge;
-use super::{Credentials, Secret};
-use crate::error::{Doing, Error, Result};
+use super::{Credentials, Secret, patiently};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::http::{Client, Payload, Request, Response, Url, encode, is_private_literal, problem};
 use crate::oci::json;
-use crate::retry::{Attempts, Gate, Patience};
+use crate::retry::Patience;
 
 /// The most a token server's answer is read; an ECR or ACR token has a few KiB.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -113,18 +114,42 @@ pub(super) fn fetch(
     scopes: &[String],
     credentials: &Credentials,
 ) -> Result<Token> {
-    let context = client.context();
-    let mut attempts = Attempts::new(context.clock, Patience::SERVICE);
-    let gate = Gate::default();
-    loop {
-        gate.pass(context.clock);
-        let outcome = fetch_once(client, realm, scopes, credentials)
-            .doing(|| format!("log in at {}", realm.url.authority()));
-        match outcome {
-            Ok(token) => return Ok(token),
-            Err(error) => attempts.wait_after(error, &gate, context.report)?,
-        }
+    let with = |credentials: &Credentials| {
+        patiently(client, Patience::SERVICE, || {
+            fetch_once(client, realm, scopes, credentials)
+                .doing(|| format!("log in at {}", realm.url.authority()))
+        })
+    };
+    let outcome = match credentials {
+        Credentials::Acr(acr) => with_grant(acr, realm, client, with),
+        _ => with(credentials),
+    };
+    outcome.map_err(|error| match error.is_denied() {
+        true => error.advise(credentials.advice()),
+        false => error,
+    })
+}
+
+/// With a refresh token that the registry itself gives; one that it gave before may have ended.
+fn with_grant(
+    acr: &Acr,
+    realm: &Realm,
+    client: &Client<'_>,
+    with: impl Fn(&Credentials) -> Result<Token>,
+) -> Result<Token> {
+    let challenge = azure::Challenge {
+        service: realm.service.as_deref(),
+        tenant: realm.url.query("tenant").filter(|t| !t.is_empty()),
+    };
+    let (grant, is_new) = acr.refresh_token(client, &challenge, |_| false)?;
+    let outcome = with(&Credentials::RefreshToken(grant.clone()));
+    let refused =
+        matches!(&outcome, Err(error) if matches!(error.kind(), Kind::Denied | Kind::Registry));
+    if is_new || !refused {
+        return outcome;
     }
+    let (renewed, _) = acr.refresh_token(client, &challenge, |token| *token == grant)?;
+    with(&Credentials::RefreshToken(renewed))
 }
 
 fn fetch_once(
@@ -149,7 +174,8 @@ fn fetch_once(
                 ("refresh_token", token.expose()),
             ],
         )?,
-        Credentials::Anonymous | Credentials::Password { .. } => {
+        // The clouds' logins come here as what they gave.
+        _ => {
             let response = get(client, realm, &scopes, credentials)?;
             match (response.status, credentials) {
                 // Token servers that know OAuth2 alone.
@@ -169,13 +195,7 @@ fn fetch_once(
     };
     if !response.is_success() {
         let error = problem("GET", &realm.url, response, client.context().clock);
-        return Err(match (error.is_denied(), credentials) {
-            (true, Credentials::Anonymous) => {
-                error.advise("set `source.username` and `source.password`")
-            }
-            (true, _) => error.advise("check `source.username` and `source.password`"),
-            (false, _) => error,
-        });
+        return Err(error);
     }
     let body = response.bytes(ANSWER_LIMIT)?;
     let unreadable = |why: &str| Error::registry(format!("the token server {} {why}", realm.url));
@@ -217,7 +237,7 @@ fn get(
     }
     query.extend(scopes.iter().map(|scope| ("scope", *scope)));
     let url = realm.url.with_query(&query);
-    let basic = credentials.basic();
+    let basic = credentials.basic(client, None)?;
     client.send(
         Request::new("GET", &url)
             .header("accept", "application/json")
@@ -247,6 +267,7 @@ fn post(
         Request::new("POST", &realm.url)
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
-            .payload(Payload::Bytes(body.as_bytes())),
+            .payload(Payload::Bytes(body.as_bytes()))
+            .bound_to_origin(),
     )
 }

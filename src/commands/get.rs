@@ -36,6 +36,7 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
     let get = Get {
         context: &context,
         request: &request,
+        repository: origin.repository(),
         dest,
     };
     let shown = match session::mirror(&client, source)? {
@@ -50,7 +51,7 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
     };
     let tag = get.tag();
     get.leave(&shown, tag)?;
-    let mut metadata = vec![Metadata::new("repository", source.repository.written())];
+    let mut metadata = vec![Metadata::new("repository", get.repository.written())];
     metadata.extend(tag.map(|tag| Metadata::new("tag", tag)));
     metadata.extend(shown.metadata(source));
     let version = Produced {
@@ -63,6 +64,8 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
 struct Get<'g> {
     context: &'g Context<'g>,
     request: &'g GetRequest,
+    /// At its own registry, whoever serves it.
+    repository: &'g Repository,
     dest: &'g Path,
 }
 
@@ -148,10 +151,8 @@ impl Get<'_> {
             Some(Ok(tag)) => Some(tag),
             Some(Err(_)) | None => None,
         };
-        let names: Vec<(&Repository, &Tag)> = tag
-            .iter()
-            .map(|tag| (&self.request.source.repository, tag))
-            .collect();
+        let names: Vec<(&Repository, &Tag)> =
+            tag.iter().map(|tag| (self.repository, tag)).collect();
         let path = self.dest.join("image.tar");
         pull::image_tar(self.context, remote, image, &path, &names)
     }
@@ -195,7 +196,7 @@ impl Get<'_> {
                 self.write(RUN_METADATA, &to_json(&config.run_metadata())?)?;
             }
         }
-        self.write(REPOSITORY, self.request.source.repository.written())?;
+        self.write(REPOSITORY, self.repository.written())?;
         self.write(TAG, tag.unwrap_or_default())?;
         self.write(DIGEST, &self.request.digest.to_string())
     }

@@ -6,9 +6,10 @@ mod put;
 mod session;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use crate::context::Env;
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::retry::Clock;
 
 /// What the program can be called as.
@@ -52,14 +53,15 @@ impl Command {
     /// Runs the command; the answer is one JSON document.
     pub(crate) fn run(self, call: &Call<'_>) -> Result<String> {
         let directory = |what: &str| {
-            let given = call.directory.as_ref().filter(|path| !path.is_empty());
-            given.ok_or_else(|| Error::config(format!("{what} path not specified")))
+            let given = call.directory.as_deref().filter(|path| !path.is_empty());
+            let path = given.map(Path::new);
+            path.ok_or_else(|| Error::config(format!("{what} path not specified")))
         };
-        match self {
+        let outcome = match self {
             Command::Check => check::run(call),
-            Command::Get => get::run(call, directory("destination")?.as_ref()),
-            Command::Put => put::run(call, directory("source")?.as_ref()),
-        }
-        .map_err(|error| error.doing(self.step()))
+            Command::Get => directory("destination").and_then(|path| get::run(call, path)),
+            Command::Put => directory("source").and_then(|path| put::run(call, path)),
+        };
+        outcome.doing(|| self.step())
     }
 }

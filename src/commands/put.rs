@@ -62,7 +62,7 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
         digest: &pushed.descriptor.digest,
     };
     let metadata = [
-        Metadata::new("repository", source.repository.written()),
+        Metadata::new("repository", remote.repository().written()),
         Metadata::new("tags", names.join(" ")),
     ];
     Ok(produced(&version, &metadata))

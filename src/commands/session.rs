@@ -1,7 +1,7 @@
 //! What every command needs before its first request: log, client, and the registries to ask.
 
 use super::Call;
-use crate::auth::Credentials;
+use crate::auth::{self, Credentials};
 use crate::context::Context;
 use crate::error::{Doing, Error, Result};
 use crate::http::{Client, Options};
@@ -45,7 +45,7 @@ pub(super) fn context<'a>(call: &Call<'a>, report: &'a Report) -> Result<Context
 }
 
 pub(super) fn client<'a>(context: &'a Context<'a>, source: &Source) -> Result<Client<'a>> {
-    Client::new(context, &options(source))
+    Client::new(context, &options(context, source)?)
 }
 
 /// The client for the notary server, where the put is to be signed.
@@ -55,23 +55,28 @@ pub(super) fn notary<'a>(
     repository: &Repository,
 ) -> Result<Option<Client<'a>>> {
     match &source.content_trust {
-        Some(trust) => trust::client(context, options(source), trust, repository).map(Some),
+        Some(trust) => {
+            let options = options(context, source)?;
+            trust::client(context, options, trust, repository).map(Some)
+        }
         None => Ok(None),
     }
 }
 
-fn options(source: &Source) -> Options {
-    Options {
-        ca_certs: source.ca_certs.clone(),
+fn options(context: &Context<'_>, source: &Source) -> Result<Options> {
+    let of_login = auth::ca_certs(context.env, &source.login)?;
+    Ok(Options {
+        ca_certs: source.ca_certs.iter().cloned().chain(of_login).collect(),
         insecure: source.insecure,
         identity: None,
-    }
+    })
 }
 
-/// The repository at its own registry.
+/// The repository at its own registry. Its name there is the remote's: a cloud's login may add the
+/// registry to what the user wrote.
 pub(super) fn origin<'a>(client: &'a Client<'a>, source: &Source) -> Result<Remote<'a>> {
-    let credentials = Credentials::from_login(&source.login)?;
-    Remote::new(client, source.repository.clone(), credentials)
+    let (repository, credentials) = auth::log_in(client, &source.login, &source.repository)?;
+    Remote::new(client, repository, credentials)
 }
 
 /// The repository at its mirror; only Docker Hub's repositories have one.
@@ -79,7 +84,7 @@ pub(super) fn mirror<'a>(client: &'a Client<'a>, source: &Source) -> Result<Opti
     let Some(mirror) = &source.mirror else {
         return Ok(None);
     };
-    if !source.repository.is_docker_hub() {
+    if !source.repository.is_docker_hub() || source.login.names_registry() {
         return Ok(None);
     }
     let written = mirror.host.trim_end_matches('/');

@@ -13,6 +13,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport, TransportAdapter,
 };
 
+use super::Waits;
 use super::names::Names;
 use super::proxy::Proxy;
 use super::tls::Tls;
@@ -100,7 +101,15 @@ fn tcp(details: &ConnectionDetails) -> Result<Box<dyn Transport>> {
     match connected {
         Ok(Some(stream)) => Ok(Box::new(stream)),
         Ok(None) => Err(Error::new(Kind::Network, "the host has no address")),
-        Err(error) => Err(super::network_error(error)),
+        Err(error) => Err(super::network_error(error, waits(details))),
+    }
+}
+
+fn waits(details: &ConnectionDetails) -> Waits {
+    let connect = details.config.timeouts().connect;
+    Waits {
+        connect: connect.unwrap_or(Waits::USUAL.connect),
+        ..Waits::USUAL
     }
 }
 
@@ -129,8 +138,8 @@ fn tunnel(
     let broken = |error| of_proxy(super::io_error(error), proxy);
     stream.write_all(head.as_bytes()).map_err(broken)?;
     let mut stream = stream.into_inner();
-    let status = read_connect_answer(&mut *stream, details.timeout)
-        .map_err(|error| of_proxy(error, proxy))?;
+    let status =
+        read_connect_answer(&mut *stream, details).map_err(|error| of_proxy(error, proxy))?;
     match status {
         200..=299 => Ok(stream),
         // Quirk(tinyproxy): a wrong password is answered 401, not 407.
@@ -161,11 +170,13 @@ fn tunnel(
 }
 
 /// Reads the head of the answer to CONNECT, and not a byte more.
-fn read_connect_answer(stream: &mut dyn Transport, timeout: NextTimeout) -> Result<u16> {
+fn read_connect_answer(stream: &mut dyn Transport, details: &ConnectionDetails) -> Result<u16> {
     let mut head: Vec<u8> = Vec::new();
     loop {
         if !stream.buffers().can_use_input() {
-            let more = stream.await_input(timeout).map_err(super::network_error)?;
+            let more = stream
+                .await_input(details.timeout)
+                .map_err(|error| super::network_error(error, waits(details)))?;
             if !more {
                 return Err(Error::new(
                     Kind::Network,

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ureq::http::{self, HeaderMap};
-use ureq::{Agent, Body, SendBody};
+use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use crate::context::Context;
 use crate::error::{Again, Error, Kind, Result};
@@ -108,6 +108,22 @@ pub(crate) struct Request<'a> {
     payload: Payload<'a>,
     reach: Reach,
     may_be_plain: bool,
+    waits: Waits,
+    bound: bool,
+}
+
+/// How long a server has to accept a connection, and then to begin its answer and to end it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Waits {
+    pub(crate) connect: Duration,
+    pub(crate) answer: Duration,
+}
+
+impl Waits {
+    const USUAL: Waits = Waits {
+        connect: CONNECT_PATIENCE,
+        answer: STALL,
+    };
 }
 
 impl<'a> Request<'a> {
@@ -120,6 +136,8 @@ impl<'a> Request<'a> {
             payload: Payload::Empty,
             reach: Reach::Named,
             may_be_plain: false,
+            waits: Waits::USUAL,
+            bound: false,
         }
     }
 
@@ -148,6 +166,19 @@ impl<'a> Request<'a> {
     /// the port speaks no TLS, the request goes out again without it.
     pub(crate) fn may_be_plain(mut self) -> Self {
         self.may_be_plain = true;
+        self
+    }
+
+    /// For a server that is near or not there at all: one that is silent for longer than this is
+    /// [`Again::Unreachable`].
+    pub(crate) fn within(mut self, waits: Waits) -> Self {
+        self.waits = waits;
+        self
+    }
+
+    /// Headers or payload hold secrets: a redirect to another origin is refused.
+    pub(crate) fn bound_to_origin(mut self) -> Self {
+        self.bound = true;
         self
     }
 }
@@ -293,6 +324,8 @@ impl<'a> Client<'a> {
             payload: Payload::Empty,
             reach: request.reach,
             may_be_plain: false,
+            waits: request.waits,
+            bound: request.bound,
         };
         let (outcome, payload) = self.follow(request);
         match outcome {
@@ -328,6 +361,8 @@ impl<'a> Client<'a> {
             authorization,
             mut payload,
             reach,
+            waits,
+            bound,
             ..
         } = request;
         let first = &first;
@@ -339,7 +374,7 @@ impl<'a> Client<'a> {
                 return (Err(error), payload);
             }
             let secret = authorization.as_ref().filter(|_| url.same_origin(first));
-            let outcome = self.exchange(method, &url, &headers, secret, &mut payload);
+            let outcome = self.exchange(method, &url, &headers, secret, &mut payload, waits);
             let response = match outcome {
                 Ok(response) => response,
                 Err(error) => return (Err(error), payload),
@@ -360,6 +395,12 @@ impl<'a> Client<'a> {
             if url.is_https() && !next.is_https() {
                 let error = Error::hostile(format!(
                     "{url} redirects to {next}, from HTTPS to plain HTTP: not followed"
+                ));
+                return (Err(error), payload);
+            }
+            if bound && !next.same_origin(first) {
+                let error = Error::hostile(format!(
+                    "{url} redirects to {next}, another server, and what was sent is only for the first"
                 ));
                 return (Err(error), payload);
             }
@@ -404,6 +445,26 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
+    /// Whether requests to `url` go through a proxy.
+    pub(crate) fn is_proxied(&self, url: &Url) -> bool {
+        self.names.proxies().for_url(url).is_some()
+    }
+
+    fn run<S: AsSendBody>(
+        &self,
+        request: http::Request<S>,
+        waits: Waits,
+    ) -> std::result::Result<http::Response<Body>, ureq::Error> {
+        if waits == Waits::USUAL {
+            return self.agent.run(request);
+        }
+        let config = self.agent.configure_request(request);
+        let config = config.timeout_connect(Some(waits.connect));
+        let config = config.timeout_recv_response(Some(waits.answer));
+        let config = config.timeout_recv_body(Some(waits.answer));
+        self.agent.run(config.build())
+    }
+
     fn exchange(
         &self,
         method: &'static str,
@@ -411,6 +472,7 @@ impl<'a> Client<'a> {
         headers: &[(&'static str, String)],
         authorization: Option<&Secret>,
         payload: &mut Payload<'_>,
+        waits: Waits,
     ) -> Result<Response> {
         let mut rest: &[u8];
         let mut builder = http::Request::builder().method(method).uri(url.expose());
@@ -442,10 +504,10 @@ impl<'a> Client<'a> {
         let unsendable = |error: http::Error| Error::registry(format!("{method} {url}: {error}"));
         let started = self.context.clock.elapsed();
         let answer = match body {
-            None => self.agent.run(builder.body(()).map_err(unsendable)?),
+            None => self.run(builder.body(()).map_err(unsendable)?, waits),
             Some(reader) => {
                 let body = SendBody::from_reader(reader);
-                self.agent.run(builder.body(body).map_err(unsendable)?)
+                self.run(builder.body(body).map_err(unsendable)?, waits)
             }
         };
         let took = self.context.clock.elapsed().saturating_sub(started);
@@ -484,11 +546,19 @@ impl<'a> Client<'a> {
                 Ok(response)
             }
             Err(error) => {
-                let error = network_error(error);
+                let error = in_time(network_error(error, waits), waits);
                 log(&error);
                 Err(error.doing(format!("{method} {url}")))
             }
         }
+    }
+}
+
+/// Whoever has only a moment is not there when it is over.
+fn in_time(error: Error, waits: Waits) -> Error {
+    match error.can_try_again() {
+        Again::Later { after: None } if waits != Waits::USUAL => error.again(Again::Unreachable),
+        _ => error,
     }
 }
 
@@ -541,14 +611,19 @@ pub(crate) fn is_private_literal(host: &str) -> bool {
 }
 
 /// What a failed exchange means for whoever may try again.
-fn network_error(error: ureq::Error) -> Error {
+fn network_error(error: ureq::Error, waits: Waits) -> Error {
     let later = |why: &str| Error::new(Kind::Network, why).again(Again::Later { after: None });
     match error {
         ureq::Error::Io(error) => io_error(error),
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            later("no connection within 30 s")
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => later(&format!(
+            "no connection within {} s",
+            waits.connect.as_secs()
+        )),
+        ureq::Error::Timeout(ureq::Timeout::RecvResponse) => {
+            later(&format!("no answer within {} s", waits.answer.as_secs()))
         }
-        ureq::Error::Timeout(_) => later("not a byte for 60 s"),
+        ureq::Error::Timeout(ureq::Timeout::RecvBody) => later("the answer did not end in time"),
+        ureq::Error::Timeout(_) => later(&format!("not a byte for {} s", STALL.as_secs())),
         ureq::Error::ConnectionFailed => later("the connection failed"),
         ureq::Error::Protocol(error) => {
             Error::registry(format!("the answer is not valid HTTP: {error}"))
@@ -559,7 +634,7 @@ fn network_error(error: ureq::Error) -> Error {
 
 fn io_error(error: io::Error) -> Error {
     let error = match error.downcast::<ureq::Error>() {
-        Ok(inner) => return network_error(inner),
+        Ok(inner) => return network_error(inner, Waits::USUAL),
         Err(error) => error,
     };
     let again = match error.kind() {

@@ -127,6 +127,15 @@ impl Url {
         url
     }
 
+    /// The value of a query parameter, as it stands there.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.target.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+    }
+
     pub(crate) fn with_scheme(&self, scheme: Scheme) -> Self {
         Url {
             scheme,
@@ -343,5 +352,11 @@ mod tests {
             with.expose(),
             "https://a/x?b=1&scope=repository%3Aa%2Fb%3Apull%2Cpush"
         );
+        assert_eq!(with.query("b"), Some("1"));
+        assert_eq!(
+            with.query("scope"),
+            Some("repository%3Aa%2Fb%3Apull%2Cpush")
+        );
+        assert_eq!(url("https://a/b=1").query("b"), None);
     }
 }

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use super::Counted;
 use crate::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::digest::{Checked, Digest};
@@ -148,11 +147,8 @@ fn fetch_one(
     progress: &Progress<'_>,
     mut writer: BlobWriter<'_>,
 ) -> Result<()> {
-    let reader = Counted {
-        inner: remote.open(blob)?,
-        progress,
-        at,
-    };
+    let blob_reader = remote.open(blob)?;
+    let reader = progress.counting(at, blob_reader);
     let mut checked = Checked::new(reader, &blob.digest, Some(blob.size));
     let mut block = vec![0; BLOCK];
     loop {

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
 use std::sync::Mutex;
 
-use super::Counted;
 use crate::archive;
 use crate::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
@@ -125,11 +124,8 @@ impl Pull<'_, '_> {
     }
 
     fn attempt(&self, layer: &Layer<'_>) -> std::result::Result<Complete, Failure> {
-        let reader = Counted {
-            inner: self.remote.open(layer.blob).map_err(Failure::Final)?,
-            progress: self.progress,
-            at: layer.at,
-        };
+        let blob_reader = self.remote.open(layer.blob).map_err(Failure::Final)?;
+        let reader = self.progress.counting(layer.at, blob_reader);
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
         let rootfs = self.merger.rootfs();
         let unpacked = match layer.blob.size < SPLIT_FROM {

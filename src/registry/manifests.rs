@@ -33,10 +33,9 @@ impl Remote<'_> {
     ///
     /// One HEAD where the registry says the digest; else the manifest is fetched and hashed.
     pub(crate) fn digest_of(&self, reference: Reference<'_>) -> Result<Option<Digest>> {
-        let looked_up = self
-            .head(reference)
-            .doing(|| format!("{}: look up {reference}", self.repository));
-        match looked_up {
+        let doing = || format!("{}: look up {reference}", self.repository);
+        // Without an answer (no connection, no login) there is none to GET either.
+        match self.head(reference).doing(doing)?.doing(doing) {
             Ok(Some(digest)) => Ok(Some(digest)),
             Err(error) if error.is_missing() => Ok(None),
             // HEAD is not allowed, or says too little: GET has an answer, or the reason.
@@ -50,7 +49,8 @@ impl Remote<'_> {
         }
     }
 
-    fn head(&self, reference: Reference<'_>) -> Result<Option<Digest>> {
+    /// The digest that the answer says, or the error that the answer is.
+    fn head(&self, reference: Reference<'_>) -> Result<Result<Option<Digest>>> {
         let url = self.manifest_url(reference)?;
         let response = self.until_answered(|| {
             let response = self.send_once("HEAD", &url, Access::Pull, |request| {
@@ -62,15 +62,18 @@ impl Remote<'_> {
                 _ => Ok(response),
             }
         })?;
-        let response = self.successful("HEAD", &url, response)?;
+        let response = match self.successful("HEAD", &url, response) {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(error)),
+        };
         let digest = response
             .header("docker-content-digest")
             .and_then(|text| Digest::parse(text).ok());
-        Ok(match (reference, digest) {
+        Ok(Ok(match (reference, digest) {
             // The header of another digest than the one asked for proves nothing.
             (Reference::Digest(asked), Some(said)) if *asked != said => None,
             (_, digest) => digest,
-        })
+        }))
     }
 
     fn digest_by_get(&self, reference: Reference<'_>) -> Result<Option<Digest>> {

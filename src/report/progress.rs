@@ -3,6 +3,7 @@
 //! Concourse renders ANSI escapes although stderr is no terminal. Whoever moves bytes draws, at
 //! most ten times a second; there is no thread, and nobody waits for a drawing.
 
+use std::io::{self, Read};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -54,6 +55,15 @@ impl Report {
 }
 
 impl Progress<'_> {
+    /// Counts what is read from `inner` for bar `at`.
+    pub(crate) fn counting<R>(&self, at: usize, inner: R) -> Counting<'_, R> {
+        Counting {
+            inner,
+            progress: self,
+            at,
+        }
+    }
+
     /// `bytes` more of bar `at` are done.
     pub(crate) fn advance(&self, at: usize, bytes: u64) {
         if let Some(bar) = self.bars.get(at) {
@@ -113,6 +123,27 @@ impl Progress<'_> {
             "{what} {} in {seconds:.1} s ({rate}/s)",
             human(bytes)
         ));
+    }
+}
+
+/// A reader whose bytes are progress.
+pub(crate) struct Counting<'c, R> {
+    inner: R,
+    progress: &'c Progress<'c>,
+    at: usize,
+}
+
+impl<R> Counting<'_, R> {
+    pub(crate) fn into_inner(self) -> R {
+        self.inner
+    }
+}
+
+impl<R: Read> Read for Counting<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.progress.advance(self.at, n as u64);
+        Ok(n)
     }
 }
 

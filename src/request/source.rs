@@ -41,10 +41,6 @@ pub(crate) enum Follow<'a> {
 }
 
 /// How to log in to the registry.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
 pub(crate) enum Login {
     Anonymous,
     Azure(AzureLogin),
@@ -52,11 +48,15 @@ pub(crate) enum Login {
     Password { username: String, password: Secret },
 }
 
+impl Login {
+    /// Whether this login says which registry is meant: then a bare name is not Docker Hub's.
+    pub(crate) fn names_registry(&self) -> bool {
+        matches!(self, Login::Ecr(_))
+    }
+}
+
 /// The `aws_…` fields.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
+#[derive(Clone)]
 pub(crate) struct EcrLogin {
     pub(crate) region: String,
     pub(crate) static_keys: Option<AwsKeys>,
@@ -64,10 +64,7 @@ pub(crate) struct EcrLogin {
     pub(crate) account_id: Option<String>,
 }
 
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
+#[derive(Clone)]
 pub(crate) struct AwsKeys {
     pub(crate) access_key_id: String,
     pub(crate) secret_access_key: Secret,
@@ -75,10 +72,7 @@ pub(crate) struct AwsKeys {
 }
 
 /// The `azure_…` fields.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
+#[derive(Clone)]
 pub(crate) struct AzureLogin {
     pub(crate) client_id: Option<String>,
     pub(crate) tenant_id: Option<String>,
@@ -333,13 +327,33 @@ fn regex(fields: &mut Fields, name: &'static str) -> Result<Option<Regex>> {
     let path = fields.path_of(name);
     match fields.string(name)? {
         None => Ok(None),
-        Some(text) => match Regex::new(&text) {
+        Some(text) => match Regex::new(&without_quotes(&text)) {
             Ok(regex) => Ok(Some(regex)),
             Err(error) => Err(Error::config(format!(
                 "`{path}` is `{text}`, which is not a regular expression that is understood here: {error}"
             ))),
         },
     }
+}
+
+/// RE2 lets `\Q…\E` quote a part of an expression; the engine here knows single escapes alone.
+fn without_quotes(expression: &str) -> String {
+    let mut plain = String::with_capacity(expression.len());
+    let mut rest = expression;
+    while let Some((before, quoted)) = rest.split_once("\\Q") {
+        // `\\Q` is a backslash and a letter.
+        let escaped = before.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1;
+        let (quoted, after) = match escaped {
+            true => ("", quoted),
+            false => quoted.split_once("\\E").unwrap_or((quoted, "")),
+        };
+        plain.push_str(before);
+        plain.push_str(if escaped { "\\Q" } else { "" });
+        plain.push_str(&regex_lite::escape(quoted));
+        rest = after;
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// A text that may come from a mounted file: one newline at its end is dropped.
@@ -377,5 +391,24 @@ fn both_or_neither(
         (None, None) => Ok(None),
         (Some(_), None) => lonely(first_name, second_name),
         (None, Some(_)) => lonely(second_name, first_name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_parts_of_an_expression_are_taken_literally() {
+        for (expression, text, found) in [
+            (r"^\Q1.2\E", "1.2-x", true),
+            (r"^\Q1.2\E", "1x2-x", false),
+            (r"\Qa.b", "xa.b", true),
+            (r"\Qa\E.\Qb\E", "a-b", true),
+            (r"\\\Qa.b\E", r"\a.b", true),
+        ] {
+            let regex = Regex::new(&without_quotes(expression)).unwrap();
+            assert_eq!(regex.is_match(text), found, "{expression} in {text}");
+        }
     }
 }

@@ -4,21 +4,24 @@
 //! what it removes never touches what it adds. A subtree that meets nothing below moves with one
 //! rename.
 
+mod below;
+mod late;
+
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Timespec};
-use rustix::fs::{chmodat, linkat, openat, renameat, renameat_with, seek, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, RawDir, RenameFlags, SeekFrom, Timespec};
+use rustix::fs::{chmodat, renameat, renameat_with, seek, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::TREE;
 use super::meta::{Keeper, copy_xattrs};
 use super::path;
-use super::records::{Implied, Links, List, make_directory};
+use super::records::Implied;
 use super::remove;
-use super::tree::{Child, Slot, Tree, Walked, failed};
-use super::unpack::{OPAQUE, REMOVALS, Summary};
+use super::tree::{Tree, failed};
+use super::unpack::Summary;
 use crate::archive::shown;
 use crate::error::{Error, Result};
 
@@ -26,8 +29,6 @@ use crate::error::{Error, Result};
 const LISTING: usize = 32 * 1024;
 /// Names of directories that wait to be gone into, in all that are open: more are listed again.
 const WAITING_LIMIT: usize = 64 * 1024;
-/// Where subtrees wait whose place is behind a symlink of a lower layer.
-const LATE: &str = "late";
 
 pub(super) struct Merge<'a> {
     lower: Tree,
@@ -37,7 +38,7 @@ pub(super) struct Merge<'a> {
     implied: Implied,
     root_described: bool,
     keeper: &'a Keeper<'a>,
-    /// Subtrees under [`LATE`].
+    /// Subtrees that wait in `late`.
     late: u64,
     listing: Vec<u8>,
     /// Bytes of names in all frames.
@@ -69,7 +70,7 @@ impl<'a> Merge<'a> {
         summary: Summary,
         keeper: &'a Keeper<'a>,
     ) -> Result<Self> {
-        let upper = Tree::new(super::duplicate(std::os::fd::AsFd::as_fd(&layer))?);
+        let upper = Tree::new(super::duplicate(layer.as_fd())?);
         let implied = Implied::open(&layer, summary.implied)?;
         Ok(Merge {
             lower,
@@ -91,6 +92,8 @@ impl<'a> Merge<'a> {
     pub(super) fn run(mut self) -> Result<()> {
         self.link()?;
         self.remove()?;
+        // What was opened of the layer may move: it must be as it should be.
+        self.upper.close()?;
         let walk = Walk {
             own: Vec::new(),
             from: TREE.as_bytes().to_vec(),
@@ -99,157 +102,6 @@ impl<'a> Merge<'a> {
         self.merge(walk)?;
         self.merge_late()?;
         self.lower.close()
-    }
-
-    /// Replaces the stand-ins of hard links by the files below that they link to.
-    fn link(&mut self) -> Result<()> {
-        let layer = super::duplicate(std::os::fd::AsFd::as_fd(&self.layer))?;
-        Links::places(&layer, |place| {
-            let (parent, name) = path::split(place);
-            let Some(parent) = self.own_directory(parent)? else {
-                return Ok(());
-            };
-            let above = self.upper.fd(parent)?;
-            let stat = match statat(&above, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => return Ok(()),
-                Err(error) => return Err(failed(error, "link", place)),
-            };
-            // Something else may have replaced it later in the layer.
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-                return Ok(());
-            }
-            let target = Links::target(&layer, stat.st_mtime)?;
-            let above = self.upper.touch(parent)?;
-            let found = self.link_target(&target)?;
-            let Some((directory, target_name)) = found else {
-                let (place, target) = (shown(place), shown(&target));
-                return Err(Error::hostile(format!(
-                    "{place} is a hard link to {target}, which is in no layer"
-                )));
-            };
-            unlinkat(&above, name, AtFlags::empty())
-                .and_then(|()| linkat(&*directory, &target_name, &above, name, AtFlags::empty()))
-                .map_err(|error| failed(error, "link", place))
-        })?;
-        // These directories may move: they must be as they should be.
-        self.upper.close()
-    }
-
-    /// The file below that a hard link means: its directory and its name there.
-    fn link_target(&mut self, target: &[u8]) -> Result<Option<(std::rc::Rc<OwnedFd>, Vec<u8>)>> {
-        let (parent, name) = path::split(target);
-        let Walked::Directory(slot) = self.lower.walk(parent, &mut |_| Ok(false))? else {
-            return Ok(None);
-        };
-        let directory = self.lower.fd(slot)?;
-        match statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(None),
-            Ok(_) => Ok(Some((directory, name.to_vec()))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(failed(error, "link to", target)),
-        }
-    }
-
-    /// A directory of this layer by its place, if there is one.
-    fn own_directory(&mut self, place: &[u8]) -> Result<Option<Slot>> {
-        let mut from = TREE.as_bytes().to_vec();
-        if !place.is_empty() {
-            // One more component than a place may have; nothing longer is made of it.
-            from.push(b'/');
-            from.extend_from_slice(place);
-        }
-        let mut slot = match self.upper.walk(b"", &mut |_| Ok(false))? {
-            Walked::Directory(slot) => slot,
-            _ => return Ok(None),
-        };
-        for name in from.split(|byte| *byte == b'/') {
-            match self.upper.child(slot, name)? {
-                Child::Directory(child) => slot = child,
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(slot))
-    }
-
-    /// Applies whiteouts and opaque markers, in the order of their entries, to what is below.
-    fn remove(&mut self) -> Result<()> {
-        let layer = super::duplicate(std::os::fd::AsFd::as_fd(&self.layer))?;
-        List::read(&layer, REMOVALS, |what, place| {
-            let (directory, name) = match what {
-                OPAQUE => (place, &b""[..]),
-                _ => path::split(place),
-            };
-            let Some(slot) = self.lower_directory(directory)? else {
-                return Ok(());
-            };
-            let fd = self.lower.touch(slot)?;
-            let real = self.lower.get(slot)?.path().to_vec();
-            let removed = match what {
-                OPAQUE => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                    let opened = openat(&fd, ".", flags, Mode::empty());
-                    self.lower.forget_below(&real);
-                    opened.and_then(remove::empty)
-                }
-                _ => {
-                    let mut gone = real;
-                    path::push(&mut gone, name)?;
-                    self.lower.forget(&gone);
-                    remove::remove(&*fd, name)
-                }
-            };
-            removed.map_err(|error| failed(error, "remove", place))
-        })
-    }
-
-    /// The directory below in which this layer removes something. Where a lower layer has a
-    /// symlink on the way, it is followed only if this layer puts nothing in its place.
-    fn lower_directory(&mut self, place: &[u8]) -> Result<Option<Slot>> {
-        let mut slot = self.lower.directory(b"")?;
-        if place.is_empty() {
-            return Ok(Some(slot));
-        }
-        let mut own = Vec::new();
-        for name in place.split(|byte| *byte == b'/') {
-            path::push(&mut own, name)?;
-            slot = match self.lower.child(slot, name)? {
-                Child::Directory(child) => child,
-                Child::Missing | Child::Other => return Ok(None),
-                Child::Symlink(target) => {
-                    if !self.is_open(&own)? {
-                        return Ok(None);
-                    }
-                    let parent = self.lower.get(slot)?.path().to_vec();
-                    match self.follow(&parent, &target, false)? {
-                        Walked::Directory(slot) => slot,
-                        _ => return Ok(None),
-                    }
-                }
-            };
-        }
-        Ok(Some(slot))
-    }
-
-    /// Whether this layer leaves what is below at `own` in its place.
-    fn is_open(&mut self, own: &[u8]) -> Result<bool> {
-        let (parent, name) = path::split(own);
-        let Some(parent) = self.own_directory(parent)? else {
-            return Ok(true);
-        };
-        match self.upper.child(parent, name)? {
-            Child::Missing => Ok(true),
-            Child::Directory(_) => Ok(self.implied.get(own)?.is_some()),
-            Child::Symlink(_) | Child::Other => Ok(false),
-        }
-    }
-
-    fn follow(&mut self, from: &[u8], target: &[u8], create: bool) -> Result<Walked> {
-        let mut start = self
-            .lower
-            .directory(if target.starts_with(b"/") { b"" } else { from })?;
-        self.lower
-            .walk_from(&mut start, target, &mut |_| Ok(create))
     }
 
     /// Merges one directory of the layer and all below it into one of the rootfs. The stack is on
@@ -383,15 +235,16 @@ impl<'a> Merge<'a> {
 
     /// Moves a whole subtree if nothing is in its place; `false` when a directory is.
     fn move_directory(&mut self, both: &Both<'_>, name: &[u8]) -> Result<bool> {
-        match both.move_whole(name) {
+        match self.move_whole(both, name) {
             Ok(()) => return Ok(true),
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-            Err(Errno::XDEV) => return self.make_below(both, name).map(|()| false),
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::XDEV) => {}
             Err(error) => return Err(both.failed(error, name)),
         }
-        let stat = statat(both.lower, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| both.failed(error, name))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
+        let kind = match statat(both.lower, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(Errno::NOENT) => return self.make_below(both, name).map(|()| false),
+            Err(error) => return Err(both.failed(error, name)),
+        };
         if kind == FileType::Directory {
             return Ok(false);
         }
@@ -407,9 +260,23 @@ impl<'a> Merge<'a> {
             return Ok(true);
         }
         unlinkat(both.lower, name, AtFlags::empty()).map_err(|error| both.failed(error, name))?;
-        both.move_whole(name)
-            .map_err(|error| both.failed(error, name))?;
-        Ok(true)
+        match self.move_whole(both, name) {
+            Ok(()) => Ok(true),
+            Err(Errno::XDEV) => self.make_below(both, name).map(|()| false),
+            Err(error) => Err(both.failed(error, name)),
+        }
+    }
+
+    /// Renames a directory if its name is free below.
+    fn move_whole(&self, both: &Both<'_>, name: &[u8]) -> std::result::Result<(), Errno> {
+        if !self.keeper.moves_directories() {
+            return Err(Errno::XDEV);
+        }
+        let moved = both.move_whole(name);
+        if moved == Err(Errno::XDEV) {
+            self.keeper.cannot_move_directories();
+        }
+        moved
     }
 
     /// For filesystems on which a directory cannot be moved (EXDEV on some overlays): one is made,
@@ -421,65 +288,10 @@ impl<'a> Merge<'a> {
         let upper = self.upper.get(upper)?;
         let (mode, mtime): (u32, Timespec) = (upper.mode, upper.mtime);
         let lower = self.lower.directory(&both.walk.to)?;
-        self.lower.make(lower, name, mode, mtime)?;
-        self.describe(&walk)
-    }
-
-    /// Sets a subtree aside whose place is behind a symlink of a lower layer.
-    fn defer(&mut self, both: &Both<'_>, name: &[u8], number: u64, to: &[u8]) -> Result<()> {
-        if self.late == 0 {
-            match make_directory(&self.layer, LATE) {
-                Err(error) if !self.has_late_directory() => return Err(error),
-                _ => {}
-            }
+        match self.lower.make(lower, name, mode, mtime)? {
+            Some(_) => self.describe(&walk),
+            None => Err(both.failed(Errno::EXIST, name)),
         }
-        let late = Late::new(number);
-        let wrong = |error| failed(error, "set aside", to);
-        renameat(both.upper, name, &self.layer, late.tree.as_str()).map_err(wrong)?;
-        rustix::fs::symlinkat(both.own(name)?, &self.layer, late.own.as_str()).map_err(wrong)?;
-        rustix::fs::symlinkat(to, &self.layer, late.to.as_str()).map_err(wrong)?;
-        self.late += 1;
-        Ok(())
-    }
-
-    fn has_late_directory(&self) -> bool {
-        statat(&self.layer, LATE, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-    }
-
-    /// What was set aside, in the order in which the layer's entries implied it.
-    fn merge_late(&mut self) -> Result<()> {
-        while self.late > 0 {
-            for number in 0..self.implied.count() {
-                if self.late == 0 {
-                    return Ok(());
-                }
-                let late = Late::new(number);
-                let wrong = |error| failed(error, "put in place", late.tree.as_bytes());
-                let own = match rustix::fs::readlinkat(&self.layer, late.own.as_str(), Vec::new()) {
-                    Ok(own) => own.into_bytes(),
-                    Err(Errno::NOENT) => continue,
-                    Err(error) => return Err(wrong(error)),
-                };
-                let to = rustix::fs::readlinkat(&self.layer, late.to.as_str(), Vec::new())
-                    .map_err(wrong)?
-                    .into_bytes();
-                for note in [&late.own, &late.to] {
-                    unlinkat(&self.layer, note.as_str(), AtFlags::empty()).map_err(wrong)?;
-                }
-                self.late -= 1;
-                let to = match self.lower.walk(&to, &mut |_| Ok(true))? {
-                    Walked::Directory(slot) => self.lower.get(slot)?.path().to_vec(),
-                    Walked::Missing(place) => place,
-                    Walked::Blocked(error) => return Err(error),
-                };
-                self.merge(Walk {
-                    own,
-                    from: late.tree.into_bytes(),
-                    to,
-                })?;
-            }
-        }
-        Ok(())
     }
 
     /// Removes a directory of the layer when it is empty.
@@ -592,23 +404,6 @@ impl Both<'_> {
                 }
             }
             moved => moved,
-        }
-    }
-}
-
-/// Names of a subtree that was set aside.
-struct Late {
-    tree: String,
-    own: String,
-    to: String,
-}
-
-impl Late {
-    fn new(number: u64) -> Self {
-        Late {
-            tree: format!("{LATE}/{number}"),
-            own: format!("{LATE}/{number}.own"),
-            to: format!("{LATE}/{number}.to"),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Owner, attributes, mode and time of what an entry makes, and the one order in which they are
-//! set.
+//! set; who we are and what the filesystem can do.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::archive::{Entry, shown};
 use crate::error::Result;
 use crate::report::Report;
 
-/// Who we are, which decides what is kept.
+/// Who we are and what is known of the filesystem, which decides what is kept.
 pub(super) struct Keeper<'a> {
     uid: u32,
     gid: u32,
@@ -23,6 +23,8 @@ pub(super) struct Keeper<'a> {
     refused: AtomicBool,
     /// A directory with attributes has been seen.
     directory_xattrs: AtomicBool,
+    /// The filesystem has refused to move a directory (EXDEV).
+    pins_directories: AtomicBool,
 }
 
 /// Group and user that a new file has anyway, where that is certain.
@@ -41,6 +43,7 @@ impl<'a> Keeper<'a> {
             report,
             refused: AtomicBool::new(false),
             directory_xattrs: AtomicBool::new(false),
+            pins_directories: AtomicBool::new(false),
         }
     }
 
@@ -201,6 +204,15 @@ impl<'a> Keeper<'a> {
     /// Whether a directory may have attributes.
     pub(super) fn has_directory_xattrs(&self) -> bool {
         self.directory_xattrs.load(Ordering::Relaxed)
+    }
+
+    /// Whether directories can be moved, as far as is known.
+    pub(super) fn moves_directories(&self) -> bool {
+        !self.pins_directories.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn cannot_move_directories(&self) {
+        self.pins_directories.store(true, Ordering::Relaxed);
     }
 
     /// Whether owners are kept.

@@ -9,9 +9,13 @@
 //! chroot(2) would. Neither `/proc` nor any other program is needed. The names of an image are
 //! hostile; whoever else may write into the destination while we run is trusted not to.
 
+#[cfg(test)]
+mod hostile;
 mod merge;
 mod meta;
 mod path;
+#[cfg(test)]
+mod random;
 mod records;
 mod remove;
 #[cfg(test)]

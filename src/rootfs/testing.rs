@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Rootfs;
+pub(super) use crate::archive::testing::{Layer, Spec, layer};
 use crate::error::Result;
 use crate::oci::digest::{Checked, Digest, Verified};
 use crate::report::Report;
@@ -19,10 +20,23 @@ pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// In shared memory where there is any: for what makes and removes many files.
+    pub(super) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        match memory.is_dir() {
+            true => Self::below(memory),
+            false => Self::new(),
+        }
+    }
+
+    fn below(directory: &Path) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("registry-image-rootfs-{}-{n}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = directory.join(name);
         fs::create_dir(&path).unwrap();
         Scratch(path)
     }
@@ -40,148 +54,6 @@ impl Drop for Scratch {
     }
 }
 
-/// A tar, entry by entry.
-#[derive(Clone)]
-pub(super) struct Layer(pub(super) Vec<u8>);
-
-pub(super) fn layer() -> Layer {
-    Layer(Vec::new())
-}
-
-/// One entry; what is not said is ordinary.
-#[derive(Clone, Debug)]
-pub(super) struct Spec<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) kind: u8,
-    pub(super) mode: u32,
-    pub(super) owner: (u32, u32),
-    pub(super) mtime: u64,
-    pub(super) link: &'a [u8],
-    pub(super) data: &'a [u8],
-    pub(super) pax: &'a [(&'a str, &'a [u8])],
-}
-
-impl Default for Spec<'_> {
-    fn default() -> Self {
-        Spec {
-            name: b"",
-            kind: b'0',
-            mode: 0o644,
-            owner: (0, 0),
-            mtime: 1_000,
-            link: b"",
-            data: b"",
-            pax: &[],
-        }
-    }
-}
-
-impl Layer {
-    pub(super) fn spec(mut self, spec: Spec<'_>) -> Self {
-        let mut pax: Vec<(&str, &[u8])> = spec.pax.to_vec();
-        if spec.name.len() > 100 {
-            pax.push(("path", spec.name));
-        }
-        if spec.link.len() > 100 {
-            pax.push(("linkpath", spec.link));
-        }
-        if !pax.is_empty() {
-            let mut records = Vec::new();
-            for (key, value) in pax {
-                let rest = key.len() + value.len() + 3;
-                let length = (1..)
-                    .map(|digits| rest + digits)
-                    .find(|length| length.to_string().len() + rest == *length)
-                    .unwrap();
-                records.extend_from_slice(format!("{length} {key}=").as_bytes());
-                records.extend_from_slice(value);
-                records.push(b'\n');
-            }
-            self = self.block(b'x', b"pax", b"", &records, |_| {});
-        }
-        let cut = |text: &[u8]| text.get(..100).unwrap_or(text).to_vec();
-        self.block(
-            spec.kind,
-            &cut(spec.name),
-            &cut(spec.link),
-            spec.data,
-            |header| {
-                header.set_mode(spec.mode);
-                header.set_uid(spec.owner.0.into());
-                header.set_gid(spec.owner.1.into());
-                header.set_mtime(spec.mtime);
-            },
-        )
-    }
-
-    pub(super) fn block(
-        mut self,
-        kind: u8,
-        name: &[u8],
-        link: &[u8],
-        data: &[u8],
-        set: impl FnOnce(&mut tar::Header),
-    ) -> Self {
-        let mut header = tar::Header::new_ustar();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name);
-        header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
-        header.set_entry_type(tar::EntryType::new(kind));
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(data.len() as u64);
-        set(&mut header);
-        header.set_cksum();
-        self.0.extend_from_slice(header.as_bytes());
-        self.0.extend_from_slice(data);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
-        self
-    }
-
-    pub(super) fn file(self, name: &str, data: &str) -> Self {
-        self.spec(Spec {
-            name: name.as_bytes(),
-            data: data.as_bytes(),
-            ..Spec::default()
-        })
-    }
-
-    pub(super) fn dir(self, name: &str) -> Self {
-        self.spec(Spec {
-            name: name.as_bytes(),
-            kind: b'5',
-            mode: 0o755,
-            ..Spec::default()
-        })
-    }
-
-    pub(super) fn symlink(self, name: &str, target: &str) -> Self {
-        self.linked(b'2', name, target)
-    }
-
-    pub(super) fn link(self, name: &str, target: &str) -> Self {
-        self.linked(b'1', name, target)
-    }
-
-    fn linked(self, kind: u8, name: &str, target: &str) -> Self {
-        self.spec(Spec {
-            name: name.as_bytes(),
-            kind,
-            link: target.as_bytes(),
-            ..Spec::default()
-        })
-    }
-
-    pub(super) fn kind(self, kind: u8, name: &str) -> Self {
-        self.spec(Spec {
-            name: name.as_bytes(),
-            kind,
-            ..Spec::default()
-        })
-    }
-}
-
 /// Proofs for bytes that nobody questions.
 pub(super) fn proof() -> (Verified, Verified) {
     let proof = || {
@@ -194,8 +66,16 @@ pub(super) fn proof() -> (Verified, Verified) {
 
 /// Unpacks and merges layers into `destination`.
 pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
+    apply_as(destination, layers, true)
+}
+
+/// The same, as on a filesystem that moves directories or does not.
+pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Result<()> {
     let report = Report::new(false);
     let rootfs = Rootfs::create(destination, &report)?;
+    if !moves {
+        rootfs.keeper.cannot_move_directories();
+    }
     let mut unpacked = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         unpacked.push(rootfs.unpack(number, &mut layer.0.as_slice())?);
@@ -209,7 +89,7 @@ pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
 
 /// What the layers make, one line for each thing.
 pub(super) fn unpack(layers: &[Layer]) -> Result<String> {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     apply(scratch.path(), layers)?;
     assert!(!scratch.path().join(".layers").exists());
     Ok(listing(&scratch.path().join("rootfs")))

@@ -14,7 +14,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::fs::{chmodat, fchmod, fchown, fstat, futimens, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::getegid;
@@ -46,6 +46,8 @@ pub(super) struct Tree {
     open: Vec<Directory>,
     /// Counts uses, to find the directory that was not used for the longest time.
     uses: u64,
+    /// Ours.
+    group: Gid,
 }
 
 /// An open directory.
@@ -94,6 +96,7 @@ impl Tree {
             root,
             open: Vec::new(),
             uses: 0,
+            group: getegid(),
         }
     }
 
@@ -219,7 +222,8 @@ impl Tree {
                     let mut place = self.get(here)?.path.clone();
                     path::push(&mut place, &name)?;
                     if create(&place)? {
-                        here = self.make(here, &name, 0o755, EPOCH)?;
+                        let made = self.make(here, &name, 0o755, EPOCH)?;
+                        here = made.ok_or_else(no_slot)?;
                     } else {
                         missing = Some(place);
                     }
@@ -242,6 +246,10 @@ impl Tree {
             Err(Errno::ACCESS) => {
                 let stat = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW);
                 let stat = stat.map_err(|error| failed(error, "open", &place))?;
+                // The mode of what a link leads to is not ours to change.
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Err(failed(Errno::ACCESS, "open", &place));
+                }
                 let loose = Mode::from_raw_mode(stat.st_mode) | Mode::RWXU;
                 chmodat(&above, name, loose, AtFlags::empty())
                     .map_err(|error| failed(error, "open", &place))?;
@@ -266,34 +274,37 @@ impl Tree {
         }
     }
 
-    /// Makes a directory, which must not be there, and opens it. Its owner is whoever we are.
+    /// Makes a directory and opens it; `None` where something of that name is there. Its owner is
+    /// whoever we are.
     pub(super) fn make(
         &mut self,
         parent: Slot,
         name: &[u8],
         mode: u32,
         mtime: Timespec,
-    ) -> Result<Slot> {
+    ) -> Result<Option<Slot>> {
         let mut place = self.get(parent)?.path.clone();
         path::push(&mut place, name)?;
         let above = self.touch(parent)?;
-        let working_mode = Mode::from_raw_mode(working(mode));
-        let made = mkdirat(&above, name, working_mode)
-            .and_then(|()| openat(&above, name, OPEN_DIRECTORY, Mode::empty()))
-            .and_then(|fd| Ok((fstat(&fd)?, fd)));
-        let (mut stat, fd) = made.map_err(|error| failed(error, "make directory", &place))?;
+        let wrong = |error| failed(error, "make directory", &place);
+        match mkdirat(&above, name, Mode::from_raw_mode(working(mode))) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(None),
+            Err(error) => return Err(wrong(error)),
+        }
+        let fd = openat(&above, name, OPEN_DIRECTORY, Mode::empty()).map_err(wrong)?;
+        let mut stat = fstat(&fd).map_err(wrong)?;
         // Some mounts (`grpid`) hand on the group of the directory above.
-        let group = getegid();
-        if stat.st_gid != group.as_raw() {
-            fchown(&fd, None, Some(group)).map_err(|error| failed(error, "own", &place))?;
-            stat.st_gid = group.as_raw();
+        if stat.st_gid != self.group.as_raw() {
+            fchown(&fd, None, Some(self.group)).map_err(wrong)?;
+            stat.st_gid = self.group.as_raw();
         }
         let slot = self.insert(place, fd, &stat)?;
         let directory = self.get_mut(slot)?;
         directory.mode = mode;
         directory.mtime = mtime;
         directory.touched = true;
-        Ok(slot)
+        Ok(Some(slot))
     }
 
     /// Forgets the directories at and below `place`, which have been removed or moved. Slots of

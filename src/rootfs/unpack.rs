@@ -218,25 +218,25 @@ impl<'a> Unpack<'a> {
     }
 
     fn directory(&mut self, new: &New<'_>) -> Result<()> {
-        let slot = match self.tree.child(new.parent, new.name)? {
-            Child::Directory(slot) => {
-                self.implied.remove(new.place)?;
-                slot
-            }
-            Child::Missing => self.make(new)?,
-            Child::Symlink(_) | Child::Other => {
-                self.unlink(new)?;
-                // What was here has replaced what lies below; that must not shine through now.
-                self.removals.push(self.layer, REMOVE, new.place)?;
-                self.make(new)?
-            }
+        // It described only what is described now.
+        self.implied.remove(new.place)?;
+        let slot = match self.make(new)? {
+            Some(slot) => slot,
+            None => match self.tree.child(new.parent, new.name)? {
+                Child::Directory(slot) => slot,
+                Child::Symlink(_) | Child::Other | Child::Missing => {
+                    self.unlink(new)?;
+                    // What was here has replaced what lies below; that must not shine through now.
+                    self.removals.push(self.layer, REMOVE, new.place)?;
+                    let made = self.make(new)?;
+                    made.ok_or_else(|| failed(Errno::EXIST, "create", new.place))?
+                }
+            },
         };
         self.describe(slot, new.entry)
     }
 
-    fn make(&mut self, new: &New<'_>) -> Result<Slot> {
-        // An implied directory of that name may have been replaced earlier.
-        self.implied.remove(new.place)?;
+    fn make(&mut self, new: &New<'_>) -> Result<Option<Slot>> {
         let entry = new.entry;
         self.tree
             .make(new.parent, new.name, entry.mode, time(entry))

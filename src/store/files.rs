@@ -9,7 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::members::{Extent, Forward, Members, Name, is_header};
+use super::members::{Extent, Members, Name};
+use super::packed::{Packed, Stream};
+use crate::archive::members::{Forward, is_tar};
 use crate::error::{Doing, Error, Kind, Result};
 
 /// What a client has to manage of a manifest is 4 MiB (distribution spec, "Pushing Manifests");
@@ -24,10 +26,12 @@ pub(super) enum Files {
     Tarball(Tarball),
 }
 
-/// A tar file that is read by offset, by several threads at once.
+/// A tar file, read by several threads at once.
 pub(super) struct Tarball {
     path: PathBuf,
-    file: Arc<File>,
+    file: Span,
+    /// For a compressed one: how to get to a place in the plain stream.
+    packed: Option<Packed>,
     members: Members,
 }
 
@@ -35,35 +39,34 @@ impl Tarball {
     /// # Errors
     /// A file that is no tarball, or one that is cut off.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = Arc::new(File::open(path).doing(|| "open")?);
-        let size = file.metadata().doing(|| "stat")?.len();
-        let mut whole = Body::new(Arc::clone(&file), Extent { at: 0, size });
-        let mut block = [0; 512];
-        if whole.read_exact(&mut block).is_err() || !is_header(&block) {
-            return Err(no_tarball(&block));
-        }
-        let mut whole = Body::new(Arc::clone(&file), Extent { at: 0, size });
-        let members = Members::list(&mut whole)?;
+        let file = Span::whole(path)?;
+        let (packed, members) = match Packed::index(&file)? {
+            Some((packed, members)) => (Some(packed), members),
+            None if is_tar(&start(file.clone())?) => (None, Members::list(file.clone())?),
+            None => return Err(Error::local("it is neither a directory nor a tarball")),
+        };
         Ok(Tarball {
             path: path.to_owned(),
             file,
+            packed,
             members,
+        })
+    }
+
+    fn body(&self, extent: Extent) -> Result<Body> {
+        Ok(match &self.packed {
+            None => Body::Span(Span::new(Arc::clone(&self.file.file), extent)),
+            Some(packed) => Body::Stream(packed.open(&self.file, extent)?, extent.size),
         })
     }
 }
 
-/// The reason why a file that starts with `block` is no tarball.
-fn no_tarball(block: &[u8; 512]) -> Error {
-    let packed = match block {
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
-        [b'B', b'Z', b'h', ..] => Some("bzip2"),
-        _ => None,
-    };
-    match packed {
-        Some(name) => Error::local(format!("it is compressed with {name}"))
-            .advise("give a tarball that is plain, or compressed with gzip or zstd"),
-        None => Error::local("it is neither a directory nor a tarball"),
-    }
+/// The first bytes of a stream, enough for [`is_tar`].
+pub(super) fn start(reader: impl Read) -> Result<Vec<u8>> {
+    let mut start = Vec::new();
+    let read = reader.take(512).read_to_end(&mut start);
+    read.map_err(|error| Error::io(Kind::Local, error))?;
+    Ok(start)
 }
 
 impl Files {
@@ -103,11 +106,12 @@ impl Files {
             Files::Directory(directory) => {
                 let file = File::open(directory.join(name.as_str()));
                 let file = Arc::new(file.doing(|| self.show(name))?);
-                Ok(Some(Body::new(file, Extent { at: 0, size })))
+                Ok(Some(Body::Span(Span::new(file, Extent { at: 0, size }))))
             }
             Files::Tarball(tarball) => {
                 let extent = tarball.members.find(name)?;
-                Ok(extent.map(|extent| Body::new(Arc::clone(&tarball.file), extent)))
+                let body = extent.map(|extent| tarball.body(extent)).transpose();
+                body.doing(|| self.show(name))
             }
         }
     }
@@ -120,14 +124,14 @@ impl Files {
         let Some(mut body) = self.open(name)? else {
             return Ok(None);
         };
-        if body.left > DOCUMENT_LIMIT {
+        if body.left() > DOCUMENT_LIMIT {
             return Err(Error::local(format!(
                 "it has {} bytes; a document has at most {DOCUMENT_LIMIT}",
-                body.left
+                body.left()
             ))
             .doing(self.show(name)));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(body.left).unwrap_or_default());
+        let mut bytes = Vec::with_capacity(usize::try_from(body.left()).unwrap_or_default());
         body.read_to_end(&mut bytes).doing(|| self.show(name))?;
         Ok(Some(bytes))
     }
@@ -141,14 +145,6 @@ impl Files {
             Files::Tarball(tarball) => format!("`{name}` in `{}`", tarball.path.display()),
         }
     }
-
-    /// The image's own name in messages.
-    pub(super) fn path(&self) -> &Path {
-        match self {
-            Files::Directory(directory) => directory,
-            Files::Tarball(tarball) => &tarball.path,
-        }
-    }
 }
 
 fn is_missing(error: &io::Error) -> bool {
@@ -159,50 +155,83 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 /// The bytes of one file or member. They are unbelieved: whoever knows their digest wraps this.
-pub(crate) struct Body {
-    file: Arc<File>,
-    at: u64,
-    left: u64,
+pub(crate) enum Body {
+    Span(Span),
+    Stream(Stream, u64),
 }
 
 impl Body {
-    fn new(file: Arc<File>, extent: Extent) -> Self {
-        Body {
-            file,
-            at: extent.at,
-            left: extent.size,
-        }
-    }
-
     /// Bytes that are still to come.
     pub(crate) fn left(&self) -> u64 {
-        self.left
+        match self {
+            Body::Span(span) => span.left,
+            Body::Stream(_, left) => *left,
+        }
     }
 }
 
 impl Read for Body {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).map_or(buf.len(), |left| left.min(buf.len()));
-        let buf = buf.get_mut(..most).unwrap_or_default();
+        let (stream, left) = match self {
+            Body::Span(span) => return span.read(buf),
+            Body::Stream(stream, left) => (stream, left),
+        };
+        let buf = at_most(buf, *left);
         if buf.is_empty() {
             return Ok(0);
         }
-        let n = self.file.read_at(buf, self.at)?;
-        if n == 0 {
-            return Err(Error::local(format!(
-                "the file became shorter while it was read: {} bytes are missing",
-                self.left
-            ))
-            .advise("do not write to the image while it is pushed")
-            .into_io());
+        match stream.read(buf)? {
+            0 => Err(shorter(*left)),
+            n => {
+                *left -= n as u64;
+                Ok(n)
+            }
         }
-        self.at += n as u64;
-        self.left -= n as u64;
-        Ok(n)
     }
 }
 
-impl Forward for Body {
+/// A part of a file, read by offset.
+#[derive(Clone)]
+pub(crate) struct Span {
+    file: Arc<File>,
+    at: u64,
+    left: u64,
+}
+
+impl Span {
+    pub(super) fn whole(path: &Path) -> Result<Self> {
+        let file = File::open(path).doing(|| "open")?;
+        let size = file.metadata().doing(|| "stat")?.len();
+        Ok(Span::new(Arc::new(file), Extent { at: 0, size }))
+    }
+
+    fn new(file: Arc<File>, extent: Extent) -> Self {
+        Span {
+            file,
+            at: extent.at,
+            left: extent.size,
+        }
+    }
+}
+
+impl Read for Span {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let buf = at_most(buf, self.left);
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        match self.file.read_at(buf, self.at)? {
+            0 => Err(shorter(self.left)),
+            n => {
+                self.at += n as u64;
+                self.left -= n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+impl Forward for Span {
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
         if bytes > self.left {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -211,4 +240,17 @@ impl Forward for Body {
         self.left -= bytes;
         Ok(())
     }
+}
+
+fn at_most(buf: &mut [u8], bytes: u64) -> &mut [u8] {
+    let most = usize::try_from(bytes).map_or(buf.len(), |bytes| bytes.min(buf.len()));
+    buf.get_mut(..most).unwrap_or_default()
+}
+
+fn shorter(missing: u64) -> io::Error {
+    Error::local(format!(
+        "the file became shorter while it was read: {missing} bytes are missing"
+    ))
+    .advise("do not write to the image while it is pushed")
+    .into_io()
 }

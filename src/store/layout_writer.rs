@@ -213,10 +213,9 @@ mod tests {
         let blobs: Vec<&Descriptor> = tree.blobs().collect();
         Workers::new(4).map(&blobs, |blob, _| {
             let mut body = source.open(&blob.digest)?;
-            let mut writer = layout.blob(blob)?;
             // A first try that was broken off.
-            writer.write_all(b"x").doing(|| "write")?;
-            writer.restart();
+            layout.blob(blob)?.write_all(b"x").doing(|| "write")?;
+            let mut writer = layout.blob(blob)?;
             io::copy(&mut body, &mut writer).doing(|| "copy")?;
             writer.commit(&body.finish()?)
         })?;

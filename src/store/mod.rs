@@ -3,15 +3,13 @@
 //! A source is told apart by its content, never by its name. Names inside an archive never choose
 //! where something is pushed (GHSA-cvxm-645q-p574): `RepoTags` and `ref.name` are not read.
 
-// Parts of it wait for their caller.
-#![allow(dead_code)]
-
 mod docker;
 mod files;
 mod image_tar;
 mod layout;
 mod layout_writer;
 mod members;
+mod packed;
 #[cfg(test)]
 mod samples;
 mod writing;
@@ -216,6 +214,8 @@ fn directory(path: &Path) -> Result<Source> {
         error.advise(format!("did you mean `{shown}/oci`?"))
     } else if path.join("rootfs").is_dir() {
         error.advise("a `rootfs` cannot be pushed: fetch it with `format: oci` or `oci-layout`")
+    } else if path.join("manifest.json").is_file() && path.join("version").is_file() {
+        error.advise("`skopeo copy` from its `dir:` to `oci:` or `oci-archive:` makes one")
     } else if path.join("manifest.json").is_file() {
         error.advise("an unpacked `docker save` tarball has to be packed again")
     } else {
@@ -249,7 +249,7 @@ mod tests {
             ),
             (
                 &|path| write(path, b"\xfd7zXZ\0"),
-                "it is compressed with xz; give a tarball that is plain, or compressed with gzip or zstd",
+                "it is compressed with xz; image layers are compressed with gzip or zstd, or not at all",
             ),
             (
                 &|path| write(path, &[0; 1024]),
@@ -277,7 +277,7 @@ mod tests {
                     parts.file("a", vec![0; 4096]);
                     write(path, &parts.tar()[..2048]);
                 },
-                "the tarball is cut off: it ends inside the member at byte 512",
+                "tar member at byte 0: the tar ends in the middle",
             ),
             (
                 &|path| {
@@ -287,7 +287,7 @@ mod tests {
                     tar[1024..1027].copy_from_slice(b"xyz");
                     write(path, &tar);
                 },
-                "the tarball is damaged: there is no tar header at byte 1024",
+                "tar member at byte 1024: a tar header's checksum is wrong: the stream is broken, or no tar",
             ),
         ];
         for (make, expected) in cases {

@@ -42,8 +42,12 @@ impl Scratch {
 
     /// Writes `files` as a tarball and opens it.
     pub(super) fn tarball(&self, files: &Parts) -> Result<Source> {
+        self.file(files.tar())
+    }
+
+    pub(super) fn file(&self, bytes: Vec<u8>) -> Result<Source> {
         let path = self.0.join("image.tar");
-        fs::write(&path, files.tar()).unwrap();
+        fs::write(&path, bytes).unwrap();
         open(&path, Workers::new(2))
     }
 
@@ -189,18 +193,20 @@ pub(super) fn config(layers: &[Vec<u8>]) -> Value {
 }
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    out.extend(miniz_oxide::deflate::compress_to_vec(bytes, 6));
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    out.extend((!crc).to_le_bytes());
-    out.extend((bytes.len() as u32).to_le_bytes());
-    out
+    let (packed, _) = crate::archive::gzip::compress(bytes, Workers::new(1), |body| {
+        let mut packed = Vec::new();
+        body.read_to_end(&mut packed).unwrap();
+        Ok(packed)
+    })
+    .unwrap();
+    packed
+}
+
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = vec![0; zstd_safe::compress_bound(bytes.len())];
+    let len = zstd_safe::compress(&mut packed[..], bytes, 3).unwrap();
+    packed.truncate(len);
+    packed
 }
 
 pub(super) fn tree(source: &Source) -> &Tree {

@@ -29,11 +29,6 @@ pub(crate) struct BlobWriter<'a> {
 }
 
 impl BlobWriter<'_> {
-    /// Forgets what was written: the blob starts again.
-    pub(crate) fn restart(&mut self) {
-        self.written = 0;
-    }
-
     /// Makes the blob part of the image.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ mod time;
 
 use serde_json::Value;
 
-use crate::auth::Credentials;
+use crate::auth::{self, Credentials};
 use crate::context::Context;
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Client, Identity, Options, Url};
@@ -33,9 +33,6 @@ use keys::Keys;
 use metadata::Metadata;
 use plan::Plan;
 use server::{Published, Server};
-
-/// The notary server of Docker Hub.
-const DOCKER_HUB: &str = "https://notary.docker.io";
 
 /// The delegation that docker believes before it believes `targets`.
 const RELEASES: &str = "targets/releases";
@@ -75,8 +72,7 @@ fn server_of(trust: &ContentTrust, repository: &Repository) -> Result<Url> {
                 .doing(field)
                 .advise("write it as `https://HOST`")
         })?,
-        None if repository.is_docker_hub() => Url::parse(DOCKER_HUB)?,
-        None => Url::parse(&format!("https://{}", repository.host()))?,
+        None => Url::parse(&format!("https://{}", repository.notary_host()))?,
     };
     match url.target().contains('?') {
         true => Err(Error::config(format!("{field} has a query"))),
@@ -128,7 +124,7 @@ impl<'a> Signer<'a> {
                 ),
             ),
         };
-        let credentials = Credentials::from_login(login)?;
+        let credentials = credentials(client, login, &url, repository)?;
         let scopes = trust.scopes.as_deref();
         let server = Server::new(client, &url, &gun, credentials, scopes)?;
         let server = match advice {
@@ -320,6 +316,21 @@ impl<'a> Signer<'a> {
                 ));
             }
         }
+    }
+}
+
+/// The login of a cloud is for its registry: a notary server elsewhere does not see it.
+fn credentials(
+    client: &Client<'_>,
+    login: &Login,
+    server: &Url,
+    repository: &Repository,
+) -> Result<Credentials> {
+    let is_cloud = matches!(login, Login::Azure(_) | Login::Ecr(_));
+    let registry = Url::parse(&format!("https://{}", repository.host()))?;
+    match is_cloud && !server.same_origin(&registry) {
+        true => Ok(Credentials::Anonymous),
+        false => Ok(auth::log_in(client, login, repository)?.1),
     }
 }
 

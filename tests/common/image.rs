@@ -1,7 +1,7 @@
 //! Images and indexes as the registry holds them, and as files that `put` reads.
 
 use super::layer::{Compression, Layer, layer};
-use super::{gzip, sha256};
+use super::{sha256, sha512};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,6 +25,11 @@ pub struct Blob {
 }
 
 impl Blob {
+    /// The same bytes under their sha512.
+    fn rename_sha512(&mut self) {
+        self.digest = sha512(&self.bytes);
+    }
+
     fn new(media_type: &str, bytes: Vec<u8>, tar: Vec<u8>) -> Blob {
         Blob {
             media_type: media_type.to_owned(),
@@ -245,6 +250,7 @@ pub fn image(layers: impl IntoIterator<Item = Layer>) -> ImageBuilder {
         created: Some("2020-01-01T00:00:00Z".to_owned()),
         annotations: Map::new(),
         edit: Vec::new(),
+        sha512: false,
     }
 }
 
@@ -257,6 +263,7 @@ pub struct ImageBuilder {
     created: Option<String>,
     annotations: Map<String, Value>,
     edit: Vec<Edit>,
+    sha512: bool,
 }
 
 impl ImageBuilder {
@@ -298,6 +305,12 @@ impl ImageBuilder {
         self
     }
 
+    /// Config and layers are described by their sha512 (diff_ids stay sha256).
+    pub fn sha512(mut self) -> Self {
+        self.sha512 = true;
+        self
+    }
+
     pub fn oci(self) -> Image {
         self.build(OCI_MANIFEST, OCI_CONFIG)
     }
@@ -307,7 +320,7 @@ impl ImageBuilder {
     }
 
     fn build(self, media_type: &str, config_type: &str) -> Image {
-        let layers: Vec<Blob> = self
+        let mut layers: Vec<Blob> = self
             .layers
             .iter()
             .map(|layer| {
@@ -326,7 +339,11 @@ impl ImageBuilder {
         for change in self.edit {
             change(&mut config);
         }
-        let config = Blob::new(config_type, config.to_string().into_bytes(), Vec::new());
+        let mut config = Blob::new(config_type, config.to_string().into_bytes(), Vec::new());
+        if self.sha512 {
+            config.rename_sha512();
+            layers.iter_mut().for_each(Blob::rename_sha512);
+        }
         let descriptors: Vec<Value> = layers.iter().map(Blob::descriptor).collect();
         let mut manifest = json!({"schemaVersion": 2, "mediaType": media_type,
                                   "config": config.descriptor(), "layers": descriptors});

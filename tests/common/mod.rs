@@ -3,7 +3,7 @@
 //!
 //! ```ignore
 //! mod common;
-//! use common::{image, layer, Fault, Program, Registry};
+//! use common::{Fault, Program, Registry, assert_tree, image, layer};
 //! use serde_json::json;
 //!
 //! #[test]
@@ -26,6 +26,9 @@
 //! } // the registry fails the test here if it saw a request that the specification forbids
 //! ```
 //!
+//! A rule with [`Fault::Answer`] makes any path answer, so a fixture also stands in for other HTTP
+//! services: `registry.on("POST", "/").then(Fault::Answer(answer(200).json(&body)))`.
+//!
 //! Order of events is made by the script ([`Gate`], [`Registry::wait_for`]), never by sleeping.
 
 #![allow(
@@ -46,6 +49,8 @@
 mod image;
 mod layer;
 mod program;
+mod proxy;
+mod real;
 mod registry;
 mod temp;
 mod tls;
@@ -54,6 +59,8 @@ mod tree;
 pub use image::{Blob, Image, ImageBuilder, attestation, image, index};
 pub use layer::{Compression, Entry, Layer, gzip, layer, zstd};
 pub use program::{Output, Program, normalise};
+pub use proxy::Proxy;
+pub use real::{DockerRegistry, RealSetup, RealTokens, Server, free_port, require};
 pub use registry::{
     Answer, Fault, Gate, Offence, Registry, Request, Scripted, Setup, Tokens, answer,
 };

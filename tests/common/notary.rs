@@ -3,61 +3,36 @@
 
 #![allow(unreachable_pub, reason = "a module of tests, as `common` is")]
 
-use crate::common::{Authority, TempDir};
+use crate::common::{Authority, Server, TempDir, require};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
-
-/// How long a server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(60);
 
 /// Passphrases of the owner's keys.
 const ROOT: &str = "root-passphrase";
 pub const TARGETS: &str = "targets-passphrase";
 const SNAPSHOT: &str = "snapshot-passphrase";
 
-/// Skipping is for a developer's machine, and never silent.
-pub fn lacking<T>(what: &str) -> Option<T> {
-    assert!(
-        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-        "{what}"
-    );
-    eprintln!("not tested here: {what}");
-    None
-}
-
-fn is_installed(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|path| path.join(program).exists())
-}
-
-/// `Some` where all these programs are there.
-pub fn installed<const N: usize>(programs: [&str; N]) -> Option<()> {
-    match programs.iter().find(|program| !is_installed(program)) {
-        None => Some(()),
-        Some(program) => lacking(&format!("{program} is not installed")),
-    }
-}
-
 /// A server about to be started.
-pub struct Setup {
+pub struct Setup<'t> {
     signer: bool,
     plain: bool,
     mutual: bool,
     one_passphrase: bool,
-    tokens: Option<(String, String)>,
+    tokens: Option<&'t TokenServer>,
 }
 
 pub struct Notary {
     work: TempDir,
-    _servers: Vec<Server>,
+    _server: Server,
+    _signer: Option<Server>,
     snapshot_passphrase: &'static str,
     pub url: String,
     pub port: u16,
@@ -76,7 +51,7 @@ pub struct Key {
 }
 
 impl Notary {
-    pub fn setup() -> Setup {
+    pub fn setup<'t>() -> Setup<'t> {
         Setup {
             signer: false,
             plain: false,
@@ -86,7 +61,7 @@ impl Notary {
         }
     }
 
-    pub fn start() -> Option<Notary> {
+    pub fn start() -> Notary {
         Notary::setup().start()
     }
 
@@ -102,7 +77,7 @@ impl Notary {
     }
 
     fn client_in(&self, folder: &str, arguments: &[&str], stdin: Option<&[u8]>) -> String {
-        let mut command = Command::new("notary");
+        let mut command = Command::new(require("notary"));
         command
             .arg("-d")
             .arg(self.work.join(folder))
@@ -236,94 +211,103 @@ impl Notary {
     }
 }
 
-impl Setup {
+impl<'t> Setup<'t> {
     /// Timestamps and snapshots are signed by a notary-signer, with ECDSA, as on Docker Hub.
-    pub fn with_signer(mut self) -> Setup {
+    pub fn with_signer(mut self) -> Setup<'t> {
         self.signer = true;
         self
     }
 
     /// Without TLS.
-    pub fn plain(mut self) -> Setup {
+    pub fn plain(mut self) -> Setup<'t> {
         self.plain = true;
         self
     }
 
     /// Clients need a certificate.
-    pub fn mutual_tls(mut self) -> Setup {
+    pub fn mutual_tls(mut self) -> Setup<'t> {
         self.mutual = true;
         self
     }
 
     /// The owner's keys of targets and snapshot have the same passphrase.
-    pub fn one_passphrase(mut self) -> Setup {
+    pub fn one_passphrase(mut self) -> Setup<'t> {
         self.one_passphrase = true;
         self
     }
 
-    /// Clients need a token of this realm, signed with the key of this certificate.
-    pub fn tokens(mut self, realm: &str, certificate: &str) -> Setup {
-        self.tokens = Some((realm.to_owned(), certificate.to_owned()));
+    /// Clients need a token of this server.
+    pub fn tokens(mut self, tokens: &'t TokenServer) -> Setup<'t> {
+        self.tokens = Some(tokens);
         self
     }
 
-    /// `None`, said aloud, on a machine without notary.
-    pub fn start(self) -> Option<Notary> {
-        installed(["notary", "notary-server", "notary-signer", "curl"])?;
-        let work = TempDir::new();
+    pub fn start(self) -> Notary {
         let authority = Authority::new("notary test authority");
-        let server = authority.identity(&["localhost", "127.0.0.1"]);
-        for (name, text) in [
-            ("ca.crt", &authority.pem()),
-            ("server.crt", &server.certificate_pem),
-            ("server.key", &server.key_pem),
-        ] {
-            fs::write(work.join(name), text).unwrap();
-        }
-        let mut children = Vec::new();
-        let service = match self.signer {
-            false => json!({"type": "local", "key_algorithm": "ed25519"}),
-            true => {
-                let port = free_port();
+        let identity = authority.identity(&["localhost", "127.0.0.1"]);
+        let prepare = |directory: &TempDir, name: &str, config: &Value| {
+            directory.write("ca.crt", authority.pem());
+            directory.write("server.crt", &identity.certificate_pem);
+            directory.write("server.key", &identity.key_pem);
+            let path = directory.write(name, config.to_string());
+            path.display().to_string()
+        };
+        require("notary-server");
+        let signer = self.signer.then(|| {
+            // `env` becomes the signer.
+            Server::start("env", |directory, port| {
                 let config = json!({
                     "server": {"grpc_addr": format!("127.0.0.1:{port}"), "tls_cert_file": "./server.crt",
                                "tls_key_file": "./server.key", "client_ca_file": "./ca.crt"},
                     "logging": {"level": "info"}, "storage": {"backend": "memory"},
                 });
-                let mut command = Command::new("notary-signer");
-                command
-                    .env("NOTARY_SIGNER_DEFAULT_ALIAS", "timestamp_1")
-                    .env("NOTARY_SIGNER_TIMESTAMP_1", "signer-passphrase");
-                children.push(Server::start(command, &work, "signer.json", &config, port));
-                json!({"type": "remote", "hostname": "localhost", "port": port.to_string(),
-                       "tls_ca_file": "./ca.crt", "key_algorithm": "ecdsa",
-                       "tls_client_cert": "./server.crt", "tls_client_key": "./server.key"})
-            }
-        };
-        let port = free_port();
-        let mut config = json!({
-            "server": {"http_addr": format!("127.0.0.1:{port}")},
-            "trust_service": service,
-            "storage": {"backend": "memory"},
-            "logging": {"level": "info"},
+                let config = prepare(directory, "signer.json", &config);
+                [
+                    "NOTARY_SIGNER_DEFAULT_ALIAS=timestamp_1",
+                    "NOTARY_SIGNER_TIMESTAMP_1=signer-passphrase",
+                    "notary-signer",
+                    "-config",
+                    &config,
+                ]
+                .map(str::to_owned)
+                .to_vec()
+            })
         });
-        if !self.plain {
-            config["server"]["tls_cert_file"] = json!("./server.crt");
-            config["server"]["tls_key_file"] = json!("./server.key");
-        }
-        if self.mutual {
-            config["server"]["client_ca_file"] = json!("./ca.crt");
-        }
-        if let Some((realm, certificate)) = &self.tokens {
-            fs::write(work.join("tokens.crt"), certificate).unwrap();
-            config["auth"] = json!({"type": "token", "options": {
-                "realm": realm, "service": "test-notary", "issuer": "test-issuer",
-                "rootcertbundle": work.join("tokens.crt"),
-            }});
-        }
-        let command = Command::new("notary-server");
-        children.push(Server::start(command, &work, "server.json", &config, port));
-        Some(Notary {
+        let service = match &signer {
+            None => json!({"type": "local", "key_algorithm": "ed25519"}),
+            Some(signer) => json!({
+                "type": "remote", "hostname": "localhost", "key_algorithm": "ecdsa",
+                "port": signer.address().port().to_string(), "tls_ca_file": "./ca.crt",
+                "tls_client_cert": "./server.crt", "tls_client_key": "./server.key",
+            }),
+        };
+        let server = Server::start("notary-server", |directory, port| {
+            let mut config = json!({
+                "server": {"http_addr": format!("127.0.0.1:{port}")},
+                "trust_service": service,
+                "storage": {"backend": "memory"},
+                "logging": {"level": "info"},
+            });
+            if !self.plain {
+                config["server"]["tls_cert_file"] = json!("./server.crt");
+                config["server"]["tls_key_file"] = json!("./server.key");
+            }
+            if self.mutual {
+                config["server"]["client_ca_file"] = json!("./ca.crt");
+            }
+            if let Some(tokens) = &self.tokens {
+                config["auth"] = json!({"type": "token", "options": {
+                    "realm": tokens.realm(), "service": "test-notary", "issuer": "test-issuer",
+                    "rootcertbundle": directory.write("tokens.crt", &tokens.certificate),
+                }});
+            }
+            vec![
+                "-config".to_owned(),
+                prepare(directory, "server.json", &config),
+            ]
+        });
+        let port = server.address().port();
+        Notary {
             url: match self.plain {
                 true => format!("http://127.0.0.1:{port}"),
                 false => format!("https://localhost:{port}"),
@@ -334,62 +318,56 @@ impl Setup {
                 false => SNAPSHOT,
             },
             ca: authority.pem(),
-            client: (server.certificate_pem, server.key_pem),
-            work,
-            _servers: children,
-        })
-    }
-}
-
-/// A process that ends with the test.
-pub struct Server(Child);
-
-impl Server {
-    fn start(
-        mut command: Command,
-        work: &TempDir,
-        name: &str,
-        config: &Value,
-        port: u16,
-    ) -> Server {
-        let path = work.join(name);
-        fs::write(&path, config.to_string()).unwrap();
-        let log = fs::File::create(work.join(format!("{name}.log"))).unwrap();
-        command
-            .arg("-config")
-            .arg(&path)
-            .current_dir(work.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        Server::listening(command, port)
-    }
-
-    /// Starts a server and waits until it listens.
-    pub fn listening(mut command: Command, port: u16) -> Server {
-        let mut server = Server(command.spawn().unwrap());
-        let deadline = Instant::now() + START;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let status = server.0.try_wait().unwrap();
-            assert!(status.is_none(), "{command:?} ended: {status:?}");
-            assert!(Instant::now() < deadline, "{command:?} does not listen");
-            thread::sleep(Duration::from_millis(5));
+            work: {
+                let work = TempDir::new();
+                prepare(&work, "unused.json", &Value::Null);
+                work
+            },
+            client: (identity.certificate_pem, identity.key_pem),
+            _server: server,
+            _signer: signer,
         }
-        server
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A token server, and the certificate that its tokens are signed with.
+pub struct TokenServer {
+    server: Server,
+    certificate: String,
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+impl TokenServer {
+    /// One that knows `alice` with `s3cret`, and lets everybody pull.
+    pub fn start() -> TokenServer {
+        let signer = Authority::new("token CA").identity(&["token"]);
+        let server = Server::start("python3", |directory, port| {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/tokensrv.py");
+            let port = port.to_string();
+            let key = directory.write("token.key", &signer.key_pem);
+            let certificate = directory.write("token.crt", &signer.certificate_pem);
+            let words = [&script, Path::new(&port), &key, &certificate];
+            let words = words.map(|word| word.display().to_string()).into_iter();
+            let rest = ["alice:s3cret", "300", "anonymous-pull"].map(str::to_owned);
+            words.chain(rest).collect()
+        });
+        TokenServer {
+            server,
+            certificate: signer.certificate_pem,
+        }
+    }
+
+    pub fn host(&self) -> String {
+        self.server.host()
+    }
+
+    pub fn realm(&self) -> String {
+        format!("http://{}/token", self.server.host())
+    }
+
+    /// The requests that it had.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
 }
 
 fn unique() -> usize {

@@ -21,6 +21,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_registry-image");
 /// A run that takes longer hangs, and is killed.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Makes sleeps of the debug build take no time.
+const TEST_CLOCK: &str = "REGISTRY_IMAGE_TEST_CLOCK";
+
 /// User and group of a run without privileges (`nobody`).
 const NOBODY: u32 = 65534;
 
@@ -60,13 +63,13 @@ impl Program {
         program.destination(source)
     }
 
-    /// Any arguments, empty stdin.
+    /// Any arguments, empty stdin. Waits between tries take no time; see [`Program::real_clock`].
     pub fn new<const N: usize>(arguments: [&str; N]) -> Program {
         Program {
             arguments: arguments.map(OsString::from).to_vec(),
             by_link: None,
             stdin: Vec::new(),
-            environment: BTreeMap::new(),
+            environment: BTreeMap::from([(TEST_CLOCK.to_owned(), OsString::from("1"))]),
             directory: TempDir::new(),
             destination: None,
             limit: LIMIT,
@@ -145,6 +148,12 @@ impl Program {
     /// Shows a text that differs from run to run as `name` in stderr.
     pub fn showing(mut self, text: &str, name: &str) -> Program {
         self.replacements.push((text.to_owned(), name.to_owned()));
+        self
+    }
+
+    /// Waits take the time they take.
+    pub fn real_clock(mut self) -> Program {
+        self.environment.remove(TEST_CLOCK);
         self
     }
 

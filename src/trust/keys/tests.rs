@@ -1,3 +1,5 @@
+//! Keys as notary, docker, Go and OpenSSL write them, and what is none.
+
 use super::*;
 
 /// A key file of `tests/cases/trust/keys`.

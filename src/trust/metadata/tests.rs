@@ -1,3 +1,5 @@
+//! Every document wrong in every way, one at a time.
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;

@@ -1,0 +1,500 @@
+//! `in` against the fixture registry: what it leaves in its directory, and what it refuses.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a panic is how it reports"
+)]
+
+mod common;
+
+use std::fs;
+
+use common::{
+    Fault, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
+};
+use serde_json::{Value, json};
+
+fn get(registry: &Registry, digest: &str, source: Value, params: Value) -> Program {
+    let mut request = json!({
+        "source": {"repository": registry.repository("t/a")},
+        "version": {"tag": "1", "digest": digest},
+        "params": params,
+    });
+    let Value::Object(fields) = source else {
+        panic!("fields are an object")
+    };
+    request["source"].as_object_mut().unwrap().extend(fields);
+    Program::get(request).against(registry)
+}
+
+fn put(registry: &Registry, image: &Image) -> String {
+    registry.alias_image(image, "app");
+    registry.put_image("t/a", "1", image)
+}
+
+fn app() -> Image {
+    image([
+        layer()
+            .dir("etc")
+            .file("etc/a", "one")
+            .file("etc/gone", "x"),
+        layer().file("etc/b", "two").whiteout("etc/gone").zstd(),
+        layer().file("etc/a", "three").plain(),
+    ])
+    .config(json!({"Cmd": ["sh"], "Env": ["A=b"], "User": "1:2"}))
+    .label("commit", "4e5c4ea")
+    .label("other", "x")
+    .annotation("org.example.note", "y")
+    .oci()
+}
+
+fn names(output: &Output) -> Vec<String> {
+    let entries = fs::read_dir(output.destination()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_rootfs_comes_with_the_files_that_concourse_reads() {
+    let registry = Registry::start();
+    let digest = put(&registry, &app());
+    let output = get(&registry, &digest, json!({}), json!({})).run();
+    output.succeeds_with(json!({
+        "version": {"tag": "1", "digest": digest},
+        "metadata": [
+            {"name": "repository", "value": registry.repository("t/a")},
+            {"name": "tag", "value": "1"},
+        ],
+    }));
+    assert_tree(
+        output.destination().join("rootfs"),
+        [("etc/a", "three"), ("etc/b", "two")],
+    );
+    assert_eq!(output.file("repository"), registry.repository("t/a"));
+    assert_eq!(output.file("tag"), "1");
+    assert_eq!(output.file("digest"), digest);
+    assert_eq!(
+        output.file("metadata.json"),
+        r#"{"cmd":["sh"],"entrypoint":null,"env":["A=b"],"user":"1:2"}"#
+    );
+    assert_eq!(
+        output.file("labels.json"),
+        r#"{"commit":"4e5c4ea","other":"x"}"#
+    );
+    let expected = [
+        "digest",
+        "labels.json",
+        "metadata.json",
+        "repository",
+        "rootfs",
+        "tag",
+    ];
+    assert_eq!(names(&output), expected);
+}
+
+#[test]
+fn the_result_is_the_same_for_any_number_of_workers() {
+    let registry = Registry::start();
+    let layers: Vec<Layer> = (0..12u64)
+        .map(|n| {
+            let mut layer = layer()
+                .noise(&format!("data/{n}"), 200_000)
+                .file("shared/last", n.to_string())
+                .file(format!("shared/{}", n % 3), n.to_string())
+                .symlink(format!("links/{n}"), format!("../data/{n}"));
+            if n > 0 {
+                layer = layer
+                    .hardlink(format!("hard/{n}"), format!("data/{}", n - 1))
+                    .whiteout(format!("links/{}", n - 1));
+            }
+            layer
+        })
+        .collect();
+    let digest = put(&registry, &image(layers).oci());
+    let run = |workers: &str| {
+        let output = get(&registry, &digest, json!({}), json!({}))
+            .env("REGISTRY_IMAGE_WORKERS", workers)
+            .run();
+        output.succeeds();
+        let nodes = tree(output.destination().join("rootfs"));
+        nodes
+            .iter()
+            .map(|node| node.full_line())
+            .collect::<Vec<_>>()
+    };
+    let one = run("1");
+    assert!(one.len() > 30, "{one:#?}");
+    for workers in ["2", "4", "16"] {
+        assert_eq!(run(workers), one, "{workers} workers");
+    }
+}
+
+#[test]
+fn labels_and_annotations_are_shown_where_the_source_asks_for_them() {
+    let registry = Registry::start();
+    let digest = put(&registry, &app());
+    let source = json!({"label_regex": "^com", "annotation_regex": "example"});
+    for params in [json!({}), json!({"skip_download": true})] {
+        let output = get(&registry, &digest, source.clone(), params).run();
+        assert_eq!(
+            output.succeeds()["metadata"],
+            json!([
+                {"name": "repository", "value": registry.repository("t/a")},
+                {"name": "tag", "value": "1"},
+                {"name": "commit", "value": "4e5c4ea"},
+                {"name": "org.example.note", "value": "y"},
+            ])
+        );
+    }
+}
+
+#[test]
+fn skipping_the_download_costs_no_request() {
+    let registry = Registry::start();
+    let digest = put(&registry, &app());
+    let output = get(
+        &registry,
+        &digest,
+        json!({}),
+        json!({"skip_download": true}),
+    )
+    .run();
+    output.succeeds();
+    assert_eq!(names(&output), ["digest", "repository", "tag"]);
+    assert!(registry.requests().is_empty());
+}
+
+#[test]
+fn an_index_is_resolved_by_platform() {
+    let registry = Registry::start();
+    let of = |platform: &str| {
+        image([layer().file("platform", platform)])
+            .platform(platform)
+            .oci()
+    };
+    let index = index([
+        ("linux/amd64", of("linux/amd64")),
+        ("linux/arm64/v8", of("linux/arm64/v8")),
+        ("linux/arm/v6", of("linux/arm/v6")),
+        ("linux/arm/v7", of("linux/arm/v7")),
+    ])
+    .attested()
+    .oci();
+    let digest = registry.put_image("t/a", "1", &index);
+    for (architecture, expected) in [
+        ("amd64", "linux/amd64"),
+        ("arm64", "linux/arm64/v8"),
+        ("arm", "linux/arm/v7"),
+        ("arm/v6", "linux/arm/v6"),
+    ] {
+        let platform = json!({"architecture": architecture, "os": "linux"});
+        let output = get(&registry, &digest, json!({"platform": platform}), json!({})).run();
+        output.succeeds();
+        assert_eq!(output.file("rootfs/platform"), expected);
+        // The step's own platform wins over the source's.
+        let other = json!({"platform": {"architecture": "s390x"}});
+        let output = get(&registry, &digest, other, json!({"platform": platform})).run();
+        output.succeeds();
+        assert_eq!(output.file("rootfs/platform"), expected);
+    }
+    let other = json!({"platform": {"architecture": "s390x", "os": "linux"}});
+    let output = get(&registry, &digest, other, json!({}))
+        .showing(&digest, "DIGEST")
+        .run();
+    output.fails_with(
+        "get: REGISTRY/t/a@DIGEST: there is no image for linux/s390x; \
+         there is linux/amd64, linux/arm64/v8, linux/arm/v6, linux/arm/v7",
+    );
+}
+
+#[test]
+fn an_image_tarball_is_one_for_docker_and_an_oci_layout() {
+    let registry = Registry::start();
+    let image = app();
+    let digest = put(&registry, &image);
+    let output = get(&registry, &digest, json!({}), json!({"format": "oci"})).run();
+    output.succeeds();
+    let expected = ["digest", "image.tar", "labels.json", "repository", "tag"];
+    assert_eq!(names(&output), expected);
+    let bytes = fs::read(output.destination().join("image.tar")).unwrap();
+    let mut archive = tar::Archive::new(bytes.as_slice());
+    let mut members = std::collections::BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
+        members.insert(entry.path().unwrap().display().to_string(), content);
+    }
+    let manifest: Value = serde_json::from_slice(&members["manifest.json"]).unwrap();
+    assert_eq!(
+        manifest[0]["RepoTags"],
+        json!([format!("{}:1", registry.repository("t/a"))])
+    );
+    for layer in manifest[0]["Layers"].as_array().unwrap() {
+        assert!(members.contains_key(layer.as_str().unwrap()));
+    }
+    assert!(members.contains_key("oci-layout") && members.contains_key("index.json"));
+    for (name, bytes) in image.objects() {
+        let path = format!("blobs/{}", name.replace(':', "/"));
+        assert_eq!(members[&path], bytes, "{path}");
+    }
+}
+
+#[test]
+fn what_oci_layout_fetches_a_put_pushes_with_the_same_digest() {
+    let child = |platform: &str| {
+        image([layer().file("of", platform)])
+            .platform(platform)
+            .oci()
+    };
+    let all = index([
+        ("linux/amd64", child("linux/amd64")),
+        ("linux/arm64", child("linux/arm64")),
+    ])
+    .attested()
+    .oci();
+    for image in [app(), all] {
+        let registry = Registry::start();
+        let digest = registry.put_image("t/a", "1", &image);
+        let output = get(
+            &registry,
+            &digest,
+            json!({}),
+            json!({"format": "oci-layout"}),
+        )
+        .run();
+        output.succeeds();
+        let request = json!({
+            "source": {"repository": registry.repository("t/b"), "tag": "2"},
+            "params": {"image": "oci"},
+        });
+        let pushed = Program::put(request)
+            .destination(output.destination())
+            .against(&registry)
+            .run();
+        assert_eq!(pushed.succeeds()["version"]["digest"], json!(digest));
+    }
+}
+
+#[test]
+fn bytes_that_are_not_the_ones_asked_for_leave_no_image() {
+    let broken: [(&str, &str, Fault); 5] = [
+        (
+            "manifests",
+            "the bytes are not the ones asked for",
+            Fault::FlipByte(10),
+        ),
+        (
+            "config",
+            "the bytes are not the ones asked for",
+            Fault::FlipByte(10),
+        ),
+        (
+            "layer",
+            "the bytes are not the ones asked for",
+            Fault::WrongBytes,
+        ),
+        ("layer", "its descriptor says", Fault::Longer(10)),
+        ("layer", "its descriptor says", Fault::Shorter(10)),
+    ];
+    for (place, why, fault) in broken {
+        let registry = Registry::start();
+        let image = image([layer().noise("data", 100_000)]).oci();
+        let digest = registry.put_image("t/a", "1", &image);
+        let path = match place {
+            "manifests" => format!("/v2/t/a/manifests/{digest}"),
+            "config" => format!("/v2/t/a/blobs/{}", image.config.as_ref().unwrap().digest),
+            _ => format!("/v2/t/a/blobs/{}", image.layers[0].digest),
+        };
+        registry.on("GET", &path).always().then(fault);
+        let output = get(&registry, &digest, json!({}), json!({})).run();
+        output.fails();
+        assert!(
+            output.messages().contains(why),
+            "{place}: {}",
+            output.messages()
+        );
+        for name in ["digest", "metadata.json", "tag"] {
+            assert!(!output.destination().join(name).exists(), "{place}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_wrong_once_is_fetched_again() {
+    let registry = Registry::start();
+    let image = image([layer().noise("data", 100_000)]).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    registry
+        .on("GET", &format!("/v2/t/a/blobs/{}", image.layers[0].digest))
+        .then(Fault::WrongBytes);
+    let output = get(&registry, &digest, json!({}), json!({})).run();
+    output.succeeds();
+    assert_eq!(tree(output.destination().join("rootfs")).len(), 2);
+}
+
+#[test]
+fn a_layer_whose_content_is_not_its_diff_id_is_a_broken_image_and_not_tried_again() {
+    let registry = Registry::start();
+    let other = common::sha256(b"other");
+    let image = image([layer().file("a", "b")])
+        .edit_config(move |config| config["rootfs"]["diff_ids"][0] = json!(other))
+        .oci();
+    let digest = put(&registry, &image);
+    let output = get(&registry, &digest, json!({}), json!({})).run();
+    output.fails();
+    assert!(
+        output.messages().contains("layer 1 of 1"),
+        "{}",
+        output.messages()
+    );
+    let blob = format!("GET /v2/t/a/blobs/{} 200", image.layers[0].digest);
+    let fetched = registry
+        .requests()
+        .iter()
+        .filter(|request| request.line() == blob)
+        .count();
+    assert!(fetched <= 1);
+}
+
+#[test]
+fn layers_and_diff_ids_are_as_many() {
+    let registry = Registry::start();
+    let image = image([layer().file("a", "b")])
+        .edit_config(|config| config["rootfs"]["diff_ids"] = json!([]))
+        .oci();
+    let digest = put(&registry, &image);
+    get(&registry, &digest, json!({}), json!({}))
+        .showing(&digest, "DIGEST")
+        .run()
+        .fails_with(
+            "get: REGISTRY/t/a@DIGEST: the manifest has 1 layers, but the config has the diff_ids of 0",
+        );
+}
+
+#[test]
+fn an_artifact_is_named_by_its_type_and_fetched_as_a_layout() {
+    let registry = Registry::start();
+    let chart = image([layer().file("Chart.yaml", "name: x")])
+        .oci()
+        .lie(|manifest| {
+            manifest["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+        });
+    let digest = registry.put_image("t/a", "1", &chart);
+    let output = get(&registry, &digest, json!({}), json!({}))
+        .showing(&digest, "DIGEST")
+        .run();
+    output.fails_with(
+        "get: REGISTRY/t/a@DIGEST is no image, but an artifact of type \
+         `application/vnd.cncf.helm.config.v1+json`; fetch it with `params.format: oci-layout`",
+    );
+    get(
+        &registry,
+        &digest,
+        json!({}),
+        json!({"format": "oci-layout"}),
+    )
+    .run()
+    .succeeds();
+}
+
+#[test]
+fn what_an_earlier_try_left_is_replaced_and_a_strangers_files_stay() {
+    let registry = Registry::start();
+    let digest = put(&registry, &app());
+    let program = get(&registry, &digest, json!({}), json!({}));
+    for (name, text) in [
+        ("rootfs/stale", "x"),
+        (".layers/0/tree/stale", "x"),
+        ("digest", "sha256:old"),
+        ("metadata.json", "{}"),
+        ("notes.txt", "mine"),
+    ] {
+        let path = program.directory_argument().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let output = program.run();
+    output.succeeds();
+    assert_eq!(output.file("digest"), digest);
+    assert_eq!(output.file("notes.txt"), "mine");
+    assert_tree(
+        output.destination().join("rootfs"),
+        [("etc/a", "three"), ("etc/b", "two")],
+    );
+    assert!(!output.destination().join(".layers").exists());
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
+    let registry = Registry::start();
+    let image = image([layer().file("a", "b"), layer().noise("data", 3_000_000)]).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    let blob = format!("/v2/t/a/blobs/{}", image.layers[1].digest);
+    registry.on("GET", &blob).then(Fault::StallAfter(1_000_000));
+    let running = get(&registry, &digest, json!({}), json!({})).start();
+    registry.wait_for("the layer that stalls", |requests| {
+        requests
+            .iter()
+            .any(|request| request.line().starts_with(&format!("GET {blob}")))
+    });
+    let output = running.kill();
+    for name in ["digest", "metadata.json"] {
+        assert!(!output.destination().join(name).exists(), "{name}");
+    }
+    registry.release();
+    let again = get(&registry, &digest, json!({}), json!({}))
+        .destination(output.destination())
+        .run();
+    again.succeeds();
+    assert_eq!(again.file("rootfs/a"), "b");
+}
+
+#[test]
+fn platform_free_images_of_another_platform_are_fetched_with_a_warning() {
+    let registry = Registry::start();
+    let image = image([layer().file("a", "b")])
+        .platform("linux/arm64")
+        .oci();
+    let digest = put(&registry, &image);
+    let amd64 = json!({"platform": {"architecture": "amd64", "os": "linux"}});
+    let output = get(&registry, &digest, amd64, json!({})).run();
+    output.succeeds();
+    assert!(
+        output.messages().contains(
+            "warning: the image is for linux/arm64, not for linux/amd64; there is no other"
+        ),
+        "{}",
+        output.messages()
+    );
+}
+
+#[test]
+fn a_missing_directory_argument_and_a_bad_request_make_no_connection() {
+    for (arguments, stdin, line) in [
+        (["in"], "{}", "get: destination path not specified"),
+        (["out"], "{}", "put: source path not specified"),
+        (
+            ["check"],
+            "",
+            "check: the request on stdin is empty; send a JSON document with `source` in it",
+        ),
+        (
+            ["check"],
+            r#"{"source":{"repository":"#,
+            "check: the request on stdin is not valid JSON: EOF while parsing a value at line 1 column 24",
+        ),
+        (
+            ["nonsense"],
+            "",
+            "`nonsense` is not a command; see `registry-image --help`",
+        ),
+    ] {
+        Program::new(arguments).stdin(stdin).run().fails_with(line);
+    }
+}
