@@ -168,3 +168,64 @@ fn id_of(key_type: &str, public: &str) -> String {
     let canonical = canonical_object(&description).unwrap_or_default();
     hex(&Sha256::digest(canonical))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Made by OpenSSL, over `message`.
+    const P384_KEY: &str = "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAE6u5QlZ3qYKDu8qMQjIKt+LCaRnO7CvVPysY9rsMLUSQ37hq3Yn8vaOZU+hAPz3YwVAP8Xn1Sy7FBQm86H0rDHf1Q4/kYYRqeYQwVrJU2SKK86polsfo6yM3ULTRfGp5z";
+    const P384_HIGH: &str = "vv7TjJ4x35iELsJ7Ujw8JEDC/L4IqnOv9cW0MNPXw091X1mjjJSEcIZQMAblbp9vJ5OHFZtLM9kK2IbNFRknw6x3LFFeeKFvFukksJY1kzc5Gds04a1PaITqbgXHWJgu";
+    const P384_SHORT: &str = "AH3GgoXg0gj5XaTmQNZzW7gAtcHorDkswaoSqDYtV8fZC8XdQlcWWuI/aaJTvXNWMY/rxUZduoz8qo9u3RXRP+izY4dWHSBc2We8fD/JxwEEl0uAcOjcrd1tOF6bQCRQ";
+    const RSA_KEY: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA27yq6zg0M++I07NeqRTUye1YBf8E5plly9PUWiabX8VeYfAySz3HAIfTHoQaJ6aQkLrPrEQipLmFIZL1Nb/7urpUoOvGhv/7ygzNOUd61BwXnRHvYpcM37olaAlU9np1wfVQJRrNzyb0xPW9lMzFunN+2qyQ/MNqMfYwsM3Ng/+GqFHzwY8kJZjGSl/NUJjVrnEOgknukhj0GZzqGlWq9nfqOVMnSDeOiPqtmgkvpIfCzKIG7ZJzfQmcYECjCIl9/+XRVa6B/9vOOsMCSSgr5gnMll+QKOv6/73saSeJXTp6MhwD4c/xuMpluL2iPO+5Ny6aRhgsvA6dLYiv4ok0/wIDAQAB";
+    const RSA_PKCS1: &str = "WsIK+790EhG6w9qbfRHAYSHTcchVQ++KPfdWt+UKU8TQ0vxGAcKlmMqs8WQjwugW+F58+lEMzoW6Mrw/jQ0I6Llx2YBrC2Nar7J4iK73Nzhh6wVybHvbLNf/ITuyFD75DTAuagL/D205/Poz477vbc5WZYManm2MASueFJj4IqlEIcC11lATVAJKQfSOGYJcJgoLghPELDJGq5sLsl3sVmBmSMpV7Ya0iQ9Cr5xe5sk8jrUqL/SNa056I6OZ8N5cTvSJ4rfVw9GdmdSiI4To4AUftFl6HbgRSJdN9x3lqvEDoMCqRv9X9Z9WJzrzL7DydMcTks6Jr8b9UvadNmZtRQ==";
+    const RSA_PSS: &str = "Nw4qukJPpAaRlyxgmSJiCHlGCEWaFgWic1of0xYIXv6VGCthKFw+TtHpXsoSpsaKoMPJRIf0cJ7xAXM0FKTqNAl/O0pOkzfNYjtlUJQ9E2mqOXXbYiUL6Slbbee3CQe50L9a/Wwd8lIP7H6UpGa0Y1L0tV6USmYGGMAjkcaly5naQtFtP5a0WadbDsnBOE+BYesk5hs29AzM6+f8Jo/gtTGC0aucWZ8dOjioRiDHoo744zHnWIOB+Yv4jbTwkc9MjrKXlj5NhbYh6/C57RiRCi6zhuSuwBrH+ZFeq0+7ETkTvmn2rznTH0T2h/wYIIy717NcGPRWY6IzZgwrk7OmaQ==";
+
+    fn listed(key_type: &str, public: &str) -> PublicKey {
+        let key = json!({"keytype": key_type, "keyval": {"private": null, "public": public}});
+        PublicKey::from_json(&key).unwrap()
+    }
+
+    #[test]
+    fn signatures_of_others_verify() {
+        for (key_type, key, method, signature) in [
+            ("ecdsa", P384_KEY, "ecdsa", P384_HIGH),
+            ("ecdsa", P384_KEY, "ecdsa", P384_SHORT),
+            ("rsa", RSA_KEY, "rsapkcs1v15", RSA_PKCS1),
+            ("rsa", RSA_KEY, "rsapss", RSA_PSS),
+        ] {
+            let core = listed(key_type, key).core.unwrap();
+            let signature = STANDARD.decode(signature).unwrap();
+            assert!(core.verifies(method, b"message", &signature), "{method}");
+            assert!(!core.verifies(method, b"massage", &signature), "{method}");
+            for other in ["ecdsa", "eddsa", "rsapss", "rsapkcs1v15", ""] {
+                let good = core.verifies(other, b"message", &signature);
+                assert_eq!(good, other == method, "{method} {other}");
+            }
+            for length in [0, 1, signature.len() - 1] {
+                assert!(!core.verifies(method, b"message", &signature[..length]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_what_it_says_it_is_or_nothing_verifies() {
+        let id = "8f7bacfb67f8239850882be6167003b15a053aa3e32d15d8761fb2bb1d004994";
+        let root: Value =
+            serde_json::from_str(include_str!("../../tests/cases/trust/tuf/root.json")).unwrap();
+        let root = PublicKey::from_json(&root["signed"]["keys"][id]).unwrap();
+        assert_eq!(root.id, id);
+        assert!(root.core.is_some());
+        for (key_type, public) in [
+            ("rsa", P384_KEY),
+            ("ecdsa", RSA_KEY),
+            ("ecdsa-x509", P384_KEY),
+            ("rsa-x509", RSA_KEY),
+            ("dsa", RSA_KEY),
+            ("ecdsa", ""),
+        ] {
+            assert!(listed(key_type, public).core.is_none(), "{key_type}");
+        }
+    }
+}
