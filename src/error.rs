@@ -101,6 +101,12 @@ impl Error {
         self
     }
 
+    /// The same, in the place of what somebody below advised.
+    pub(crate) fn advise_instead(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
     /// Adds a remark in brackets, such as how often it was tried.
     pub(crate) fn noting(mut self, remark: impl fmt::Display) -> Self {
         self.0.why = format!("{} ({remark})", self.0.why);

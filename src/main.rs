@@ -21,6 +21,7 @@ mod rootfs;
 mod secret;
 mod semver;
 mod store;
+mod trust;
 mod workers;
 
 /// What the fuzzer does with the parsers, for the replay of its corpus.

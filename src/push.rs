@@ -22,7 +22,8 @@ const READ_BACK: Duration = Duration::from_secs(60);
 
 const READ_BACK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pushes the image under its digest and all `tags`, and waits until they can be read.
+/// Pushes the image under its digest and all `tags`, and waits until they can be read. Gives back
+/// the manifest or index that the tags point to.
 ///
 /// Nothing is tagged before everything it refers to is there; a tag that points to the image
 /// already costs no PUT.
@@ -35,7 +36,7 @@ pub(crate) fn push(
     remote: &Remote<'_>,
     source: &store::Source,
     tags: &[Tag],
-) -> Result<Digest> {
+) -> Result<Stored> {
     let push = Push {
         context,
         remote,
@@ -57,7 +58,7 @@ pub(crate) fn push(
         context.report.info(format!("pushed {tag}"));
     }
     push.read_back(digest, tags)?;
-    Ok(digest.clone())
+    Ok(root)
 }
 
 struct Push<'p, 'a> {

@@ -204,6 +204,11 @@ impl Scope {
         Scope(vec![format!("repository:{repository}:pull,push")])
     }
 
+    /// What a user says to ask for: actions with commas between them.
+    pub(crate) fn actions(repository: &str, actions: &str) -> Self {
+        Scope(vec![format!("repository:{repository}:{actions}")])
+    }
+
     /// Also reading another repository, for a mount from it.
     pub(crate) fn and_pull(mut self, other: &str) -> Self {
         self.0.push(format!("repository:{other}:pull"));
@@ -223,6 +228,7 @@ pub(crate) struct Authenticator<'a> {
     fetching: Mutex<()>,
     /// How and when that failed the last time.
     failures: Mutex<HashMap<Scope, Failure>>,
+    near_realm: bool,
 }
 
 struct Failure {
@@ -250,7 +256,15 @@ impl<'a> Authenticator<'a> {
             tokens: Mutex::default(),
             fetching: Mutex::default(),
             failures: Mutex::default(),
+            near_realm: false,
         }
+    }
+
+    /// A server on loopback may send us to a token server on loopback that speaks plain HTTP: what
+    /// does not leave this machine crosses no network.
+    pub(crate) fn with_near_realm(mut self) -> Self {
+        self.near_realm = true;
+        self
     }
 
     /// The `Authorization` to send, as far as the registry has asked for one.
@@ -284,7 +298,8 @@ impl<'a> Authenticator<'a> {
         let bearer = challenges.iter().find(|c| c.scheme == "bearer");
         let basic = challenges.iter().any(|c| c.scheme == "basic");
         if let Some(challenge) = bearer {
-            let realm = Realm::from_challenge(challenge, &self.registry, self.client)?;
+            let realm =
+                Realm::from_challenge(challenge, &self.registry, self.client, self.near_realm)?;
             *lock(&self.method) = Method::Bearer(realm.clone());
             return Ok(Some(self.token(&realm, scope, sent)?.bearer()));
         }

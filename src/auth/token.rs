@@ -45,6 +45,7 @@ impl Realm {
         challenge: &Challenge,
         registry: &Url,
         client: &Client<'_>,
+        near: bool,
     ) -> Result<Self> {
         let refuse = |why: &str| {
             let realm = challenge.get("realm").unwrap_or_default();
@@ -59,10 +60,11 @@ impl Realm {
         let Some(Ok(url)) = challenge.get("realm").map(Url::parse) else {
             return refuse("which is not a URL");
         };
-        if !url.is_https() && !client.is_plain(registry) {
+        let loopback = |url: &Url| is_loopback_name(url.host().trim_end_matches('.'));
+        let stays_here = near && loopback(&url) && loopback(registry);
+        if !url.is_https() && !client.is_plain(registry) && !stays_here {
             return refuse("which is plain HTTP: a password would be readable on its way");
         }
-        let loopback = |url: &Url| is_loopback_name(url.host().trim_end_matches('.'));
         let own_host = url.host() == registry.host() || (loopback(&url) && loopback(registry));
         if is_private_literal(url.host()) && !own_host {
             return refuse("a private address that is not the registry's own");

@@ -12,6 +12,7 @@ use crate::push;
 use crate::request::{Metadata, Produced, PutParams, PutRequest, Source, produced};
 use crate::semver::{Wanted, WantedTags};
 use crate::store;
+use crate::trust::Signer;
 
 /// A file of tags larger than this is another file.
 const TAGS_LIMIT: u64 = 1 << 20;
@@ -21,12 +22,6 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
     let (source, params) = (&request.source, &request.params);
     let report = session::report(source);
     let context = session::context(call, &report)?;
-    if source.content_trust.is_some() {
-        // A put that is asked for a signature and gives none has not succeeded.
-        return Err(Error::config(
-            "`source.content_trust`: signing is not supported yet",
-        ));
-    }
     let wanted = wanted_tags(source, params, directory)?;
     for warning in wanted.warnings() {
         report.warn(warning);
@@ -45,10 +40,26 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
         .iter()
         .map(|name| Tag::parse(name))
         .collect::<Result<Vec<_>>>()?;
-    let digest = push::push(&context, &remote, &image, &tags)?;
+    // A put that is asked for a signature and gives none has not succeeded: what can be known to
+    // fail fails before a tag moves.
+    let notary = session::notary(&context, source, remote.repository())?;
+    let signer = match (&source.content_trust, &notary) {
+        (Some(trust), Some(notary)) => Some(Signer::prepare(
+            notary,
+            trust,
+            &source.login,
+            remote.repository(),
+            &tags,
+        )?),
+        _ => None,
+    };
+    let pushed = push::push(&context, &remote, &image, &tags)?;
+    if let Some(signer) = signer {
+        signer.sign(&tags, &pushed.bytes)?;
+    }
     let version = Produced {
         tag: names.first().map(String::as_str),
-        digest: &digest,
+        digest: &pushed.descriptor.digest,
     };
     let metadata = [
         Metadata::new("repository", remote.repository().written()),

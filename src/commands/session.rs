@@ -5,9 +5,11 @@ use crate::auth::{self, Credentials};
 use crate::context::Context;
 use crate::error::{Doing, Error, Result};
 use crate::http::{Client, Options};
+use crate::oci::reference::Repository;
 use crate::registry::Remote;
 use crate::report::Report;
 use crate::request::Source;
+use crate::trust;
 use crate::workers::Workers;
 
 /// The variable that sets the number of workers.
@@ -43,14 +45,31 @@ pub(super) fn context<'a>(call: &Call<'a>, report: &'a Report) -> Result<Context
 }
 
 pub(super) fn client<'a>(context: &'a Context<'a>, source: &Source) -> Result<Client<'a>> {
+    Client::new(context, &options(context, source)?)
+}
+
+/// The client for the notary server, where the put is to be signed.
+pub(super) fn notary<'a>(
+    context: &'a Context<'a>,
+    source: &Source,
+    repository: &Repository,
+) -> Result<Option<Client<'a>>> {
+    match &source.content_trust {
+        Some(trust) => {
+            let options = options(context, source)?;
+            trust::client(context, options, trust, repository).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
+fn options(context: &Context<'_>, source: &Source) -> Result<Options> {
     let of_login = auth::ca_certs(context.env, &source.login)?;
-    Client::new(
-        context,
-        &Options {
-            ca_certs: source.ca_certs.iter().cloned().chain(of_login).collect(),
-            insecure: source.insecure,
-        },
-    )
+    Ok(Options {
+        ca_certs: source.ca_certs.iter().cloned().chain(of_login).collect(),
+        insecure: source.insecure,
+        identity: None,
+    })
 }
 
 /// The repository at its own registry. Its name there is the remote's: a cloud's login may add the

@@ -58,6 +58,18 @@ pub(crate) struct Options {
     pub(crate) ca_certs: Vec<String>,
     /// Certificates are not verified, and any host may turn out to be plain HTTP.
     pub(crate) insecure: bool,
+    /// Shown to one server that asks for a client certificate.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// A client certificate. Like a password it is for one server and for no other.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) server: Url,
+    /// PEM: the certificate, and those between it and its authority.
+    pub(crate) certificate: String,
+    /// PEM, not encrypted.
+    pub(crate) key: Secret,
 }
 
 /// The HTTP client of a run: one pool of connections, shared by all workers.
@@ -289,7 +301,7 @@ impl<'a> Client<'a> {
     pub(crate) fn new(context: &'a Context<'a>, options: &Options) -> Result<Self> {
         let names = Names::new(Arc::new(Proxies::from_env(context.env)?));
         let insecure = options.insecure;
-        let tls = Tls::new(context.env, &options.ca_certs, insecure, move |url| {
+        let tls = Tls::new(context.env, options, move |url| {
             insecure || is_near(url.host())
         })?;
         let idle = context.workers.count().max(IDLE_CONNECTIONS);
@@ -701,6 +713,9 @@ fn io_error(error: io::Error) -> Error {
         | io::ErrorKind::UnexpectedEof => Again::Later { after: None },
         _ => Again::Never,
     };
+    if let Some(error) = tls::error_inside(&error) {
+        return error;
+    }
     // ureq's words for a connection that ended in the middle of an answer.
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Error::new(Kind::Network, "the connection was closed too early").again(again);

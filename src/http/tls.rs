@@ -10,13 +10,18 @@ use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    StreamOwned,
+};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
 use super::url::Url;
+use super::{Identity, Options};
 use crate::context::Env;
 use crate::error::{Again, Error, Kind, Result};
 use crate::workers::lock;
@@ -52,6 +57,9 @@ struct Trust {
     files: Vec<String>,
     folders: Vec<String>,
     config: OnceLock<Arc<ClientConfig>>,
+    /// The origin that is shown a client certificate, and with what.
+    identity: Option<(String, Arc<SingleCertAndKey>)>,
+    with_identity: OnceLock<Arc<ClientConfig>>,
     /// Which hosts may turn out to speak plain HTTP.
     may_be_plain: Box<dyn Fn(&Url) -> bool + Send + Sync>,
     /// Origins whose port answered, but not with TLS.
@@ -84,15 +92,15 @@ impl From<io::Error> for Failed {
 
 impl Tls {
     /// # Errors
-    /// An element of `ca_certs` without a certificate in it.
+    /// An element of `ca_certs` without a certificate in it; a client certificate or key that
+    /// cannot be read.
     pub(super) fn new(
         env: &Env,
-        ca_certs: &[String],
-        blind: bool,
+        options: &Options,
         may_be_plain: impl Fn(&Url) -> bool + Send + Sync + 'static,
     ) -> Result<Self> {
         let mut extra = Vec::new();
-        for (at, text) in ca_certs.iter().enumerate() {
+        for (at, text) in options.ca_certs.iter().enumerate() {
             extra.extend(certificates(text.as_bytes()).map_err(|why| {
                 Error::config(format!("`source.ca_certs[{at}]` {why}"))
                     .advise("write the certificate in PEM, with its BEGIN and END lines")
@@ -109,10 +117,15 @@ impl Tls {
         };
         Ok(Tls(Arc::new(Trust {
             extra,
-            blind,
+            blind: options.insecure,
             files,
             folders,
             config: OnceLock::new(),
+            identity: match &options.identity {
+                Some(identity) => Some((identity.server.origin(), client_key(identity)?)),
+                None => None,
+            },
+            with_identity: OnceLock::new(),
             may_be_plain: Box::new(may_be_plain),
             not_tls: Mutex::default(),
             spoken: Mutex::default(),
@@ -144,7 +157,7 @@ impl Tls {
         let host = url.host().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| Error::config(format!("`{host}` is not a host name")))?;
-        let config = self.0.config.get_or_init(|| Arc::new(self.0.build()));
+        let config = self.0.config_for(&url);
         let mut conn = ClientConnection::new(Arc::clone(config), name)
             .map_err(|error| Error::new(Kind::Network, format!("TLS: {error}")))?;
         let mut sock = TransportAdapter::new(stream, details.current_time.clone());
@@ -277,11 +290,64 @@ fn tls_error(error: &rustls::Error) -> Error {
                 _ => error,
             }
         }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            Error::new(Kind::Denied, "the server wants a client certificate")
+        }
+        // Said of a client's certificate: its own was good.
+        rustls::Error::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied),
+        ) => Error::new(
+            Kind::Denied,
+            format!("the server refuses the client certificate, or wants one ({alert:?})"),
+        ),
         other => Error::new(Kind::Network, format!("TLS: {other}")),
     }
 }
 
+/// A failure of TLS that went through a reader or writer.
+pub(super) fn error_inside(error: &io::Error) -> Option<Error> {
+    error.get_ref()?.downcast_ref().map(tls_error)
+}
+
+/// A client certificate with its key, which belong together.
+fn client_key(identity: &Identity) -> Result<Arc<SingleCertAndKey>> {
+    let fields = "source.content_trust";
+    let chain = certificates(identity.certificate.as_bytes())
+        .map_err(|why| Error::config(format!("`{fields}.tls_cert` {why}")))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes()).map_err(|_| {
+        Error::config(format!("`{fields}.tls_key` has no private key in it"))
+            .advise("it is PEM without encryption, with its BEGIN and END lines")
+    })?;
+    let provider = rustls::crypto::ring::default_provider();
+    let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => Error::config(format!(
+            "`{fields}.tls_key` is not the key of the certificate in `tls_cert`"
+        )),
+        error => Error::config(format!("`{fields}.tls_key`: {error}")),
+    })?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
+}
+
 impl Trust {
+    fn config_for(&self, url: &Url) -> &Arc<ClientConfig> {
+        match &self.identity {
+            Some((origin, key)) if *origin == url.origin() => {
+                self.with_identity.get_or_init(|| {
+                    let mut config = self.build();
+                    config.client_auth_cert_resolver = Arc::clone(key) as _;
+                    Arc::new(config)
+                })
+            }
+            _ => self.config.get_or_init(|| Arc::new(self.build())),
+        }
+    }
+
     fn build(&self) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -89,6 +89,14 @@ impl Repository {
         self.host == DOCKER_HUB
     }
 
+    /// The notary server that its signatures are at, where nobody says another.
+    pub(crate) fn notary_host(&self) -> &str {
+        match self.is_docker_hub() {
+            true => "notary.docker.io",
+            false => &self.host,
+        }
+    }
+
     /// The same repository as another registry has it: a mirror, or a cloud's own host.
     pub(crate) fn on_host(&self, host: &str, name: String) -> Result<Self> {
         let host = host.to_ascii_lowercase();

@@ -13,7 +13,7 @@ use crate::oci::digest::Digest;
 
 pub(crate) use answer::{Metadata, Produced, found, produced};
 pub(crate) use params::{Format, GetParams, PutParams};
-pub(crate) use source::{AzureLogin, EcrLogin, Follow, Login, Source};
+pub(crate) use source::{AzureLogin, ContentTrust, EcrLogin, Follow, Login, Source};
 
 use fields::Fields;
 

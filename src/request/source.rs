@@ -86,10 +86,6 @@ pub(crate) struct Mirror {
 }
 
 /// `content_trust`.
-#[allow(
-    dead_code,
-    reason = "read and checked; the logins that use it are still to come"
-)]
 pub(crate) struct ContentTrust {
     pub(crate) server: Option<String>,
     pub(crate) repository_key_id: String,

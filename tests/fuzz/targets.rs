@@ -29,6 +29,10 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::{Repository, Tag};
 
 // Private to `auth`, and needs nothing else.
+#[allow(
+    clippy::duplicate_mod,
+    reason = "the suite replays the corpus inside the program, which has this module already"
+)]
 #[path = "../../src/auth/challenge.rs"]
 mod challenge;
 use challenge::Challenge;
