@@ -23,6 +23,11 @@ mod semver;
 mod store;
 mod workers;
 
+/// What the fuzzer does with the parsers, for the replay of its corpus.
+#[cfg(test)]
+#[path = "../tests/fuzz/targets.rs"]
+mod fuzz;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
