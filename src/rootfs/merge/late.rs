@@ -29,7 +29,7 @@ impl Merge<'_> {
         renameat(both.upper, name, &self.layer, late.tree.as_str())
             .map_err(|error| failed(error, "set aside", to))?;
         // No place has a NUL in it.
-        let places = [&both.own(name)?, to].join(&0);
+        let places = [&both.own(name)?, &b"\0"[..], to].concat();
         write_note(&self.layer, &late.places, &places)?;
         self.late += 1;
         Ok(())
