@@ -44,10 +44,9 @@ fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), String> {
 }
 
 fn write_object(object: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), String> {
-    let mut members: Vec<(&String, &Value)> = object.iter().collect();
-    members.sort_by_key(|(name, _)| *name);
     out.push(b'{');
-    for (at, (name, value)) in members.into_iter().enumerate() {
+    // serde_json keeps members in the order of their names' bytes (without `preserve_order`).
+    for (at, (name, value)) in object.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
