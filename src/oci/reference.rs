@@ -51,7 +51,10 @@ impl Repository {
         }
         let hub = match host {
             None => true,
-            Some(host) => matches!(host, "docker.io" | DOCKER_HUB),
+            Some(host) => {
+                let means = |hub: &str| host.eq_ignore_ascii_case(hub);
+                means("docker.io") || means(DOCKER_HUB)
+            }
         };
         let name = match hub && !rest.contains('/') {
             true => format!("library/{rest}"),
@@ -264,6 +267,7 @@ mod tests {
             ("busybox", DOCKER_HUB, "library/busybox"),
             ("concourse/concourse", DOCKER_HUB, "concourse/concourse"),
             ("docker.io/busybox", DOCKER_HUB, "library/busybox"),
+            ("Docker.IO/busybox", DOCKER_HUB, "library/busybox"),
             ("index.docker.io/a/b", DOCKER_HUB, "a/b"),
             ("registry-1.docker.io/a/b", "registry-1.docker.io", "a/b"),
             ("ghcr.io/package/image", "ghcr.io", "package/image"),

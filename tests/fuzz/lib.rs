@@ -2,7 +2,11 @@
 //!
 //! Owns which modules those are. What is done with them is in `targets`, which the program's suite shares.
 
-#![allow(dead_code, unused_imports, reason = "of each module only the part that parses is called")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "of each module only the part that parses is called"
+)]
 
 // The folder is the program's, so that every module finds its own files.
 #[path = "../../src"]

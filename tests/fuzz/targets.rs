@@ -18,7 +18,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use crate::archive::members::{Forward, MemberKind, Members};
 use crate::archive::whiteout::{Mark, mark};
 use crate::archive::{Entries, EntryKind, decode, shown};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::http::Url;
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Digest, Hasher};
@@ -29,10 +29,7 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::{Repository, Tag};
 
 // Private to `auth`, and needs nothing else.
-#[allow(
-    clippy::duplicate_mod,
-    reason = "the suite replays the corpus inside the program, which has this module already"
-)]
+#[allow(clippy::duplicate_mod, reason = "the fuzzer's crate has no `auth`")]
 #[path = "../../src/auth/challenge.rs"]
 mod challenge;
 use challenge::Challenge;
@@ -58,7 +55,7 @@ const BLOCK: usize = 512;
 
 /// A layer as a registry sends it: compressed or not.
 fn layer(input: &[u8]) {
-    let plain = |input: Trickle<'_>| walk(decode(input)?.take(PLAIN_LIMIT));
+    let plain = |input: Trickle<'_>| walk(decode(input)?);
     same(plain(Trickle(input, usize::MAX)), plain(Trickle(input, 1)));
 }
 
@@ -218,7 +215,8 @@ fn url(input: &[u8]) {
 /// Every entry in a line, when all of it can be read.
 fn walk(tar: impl BufRead) -> Result<String> {
     let mut out = String::new();
-    let mut entries = Entries::new(tar);
+    let mut tar = tar.take(PLAIN_LIMIT);
+    let mut entries = Entries::new(&mut tar);
     while let Some((entry, data)) = entries.next()? {
         let extents = entry.extents();
         let _ = writeln!(
@@ -257,7 +255,12 @@ fn walk(tar: impl BufRead) -> Result<String> {
         }
         let _ = writeln!(out, " {size} {digest}");
     }
-    Ok(out)
+    // As a pull does: what is broken behind the end of the tar counts.
+    io::copy(&mut tar, &mut io::sink()).map_err(|error| Error::io(Kind::Hostile, error))?;
+    match tar.limit() {
+        0 => Err(Error::hostile("too long to be compared")),
+        _ => Ok(out),
+    }
 }
 
 /// Digest and number of an entry's bytes.
