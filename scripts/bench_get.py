@@ -1,35 +1,29 @@
 """Measures `in` against other programs and compares the trees they make; scripts/bench calls it. Exits 1
 where ours failed or no other program made the same tree.
 
-Standard library only. Every command is run by GNU time, which reports on its own child alone: the memory of this
-interpreter does not count. Rounds are interleaved, so that a busy minute of the machine hits all alike.
+Standard library only.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import stat
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from bench_common import LEGEND, interleaved, output, print_setting, print_table, run
 
 LOOPBACK = ("127.", "localhost:", "[::1]")
 # Differences between two trees that are printed.
 SHOWN = 8
 
 
-class Failed(Exception):
-    """A contender could not do the work; the text is its last line."""
-
-
 def main():
     options = arguments()
-    print_setting(options)
+    print_setting("in against other programs", options, ("crane", "skopeo", "umoci", "tar"))
     confirmed = True
     for reference in options.images:
         image = Image(reference)
@@ -38,9 +32,10 @@ def main():
         print_commands(contenders)
         for place in options.dest:
             runs, trees = measure(contenders, options.runs, place)
-            print_table(contenders, runs, storage(place))
+            print(f"\nDEST on {storage(place)}:")
+            print_table(contenders, runs)
             confirmed &= print_trees(contenders, trees)
-    print("\nA ratio below 1 (in bold) is one that we lose.")
+    print(f"\n{LEGEND}")
     return 0 if confirmed else 1
 
 
@@ -138,70 +133,25 @@ CONTENDERS = {"registry-image": RegistryImage, "crane": Crane, "skopeo": Skopeo}
 
 
 def measure(contenders, rounds, place):
-    """Runs all contenders in turn; per contender its runs (wall, cpu, rss) or the error, and the tree of the first round."""
-    runs = {contender: [] for contender in contenders}
+    """Per contender its runs (wall, cpu, rss) or the error, and the tree of the first round."""
     trees = {}
     # On some kernels' ext4, creating files after a mass deletion is several times slower: on disk all trees stay to the end.
     in_memory = storage(place) == "tmpfs"
-    for round_ in range(rounds + 1):
-        turn = round_ % len(contenders)
-        for contender in contenders[turn:] + contenders[:turn]:
-            if isinstance(runs[contender], Failed):
-                continue
-            directory = place / f"run{round_}.{contenders.index(contender)}"
-            directory.mkdir()
-            os.sync()
-            try:
-                result = run(contender, directory, place)
-                if round_ == 0:
-                    trees[contender] = walk(contender.tree(directory))
-                else:
-                    runs[contender].append(result)
-            except Failed as error:
-                runs[contender] = error
+
+    def attempt(contender, round_):
+        directory = place / f"run{round_}.{contenders.index(contender)}"
+        directory.mkdir()
+        os.sync()
+        try:
+            result = run(contender.steps(directory), contender.request, place)
+            if round_ == 0:
+                trees[contender] = walk(contender.tree(directory))
+            return result
+        finally:
             if in_memory:
                 shutil.rmtree(directory)
-    return runs, trees
 
-
-def run(contender, directory, scratch):
-    """Wall seconds, processor seconds, and peak memory in MiB: added up in a pipe, the larger of two steps."""
-    wall = cpu = peak = 0
-    for number, step in enumerate(contender.steps(directory)):
-        started = time.monotonic()
-        processes = []
-        upstream = subprocess.PIPE
-        for place, command in enumerate(step):
-            report, log = scratch / f"time.{place}", scratch / f"log.{place}"
-            last = place == len(step) - 1
-            process = subprocess.Popen(
-                ["time", "-q", "-o", report, "-f", "%U %S %M"] + command,
-                stdin=upstream,
-                stdout=subprocess.DEVNULL if last else subprocess.PIPE,
-                stderr=log.open("wb"),
-            )
-            if place > 0:
-                upstream.close()
-            upstream = process.stdout
-            processes.append((process, command, report, log))
-        first = processes[0][0]
-        try:
-            first.stdin.write(contender.request.encode() if number == 0 else b"")
-            first.stdin.close()
-        except BrokenPipeError:
-            pass  # its exit status tells more
-        codes = [process.wait() for process, *_ in processes]
-        wall += time.monotonic() - started
-        memory = 0
-        for code, (_, command, report, log) in zip(codes, processes):
-            if code != 0:
-                lines = log.read_text(errors="replace").strip().splitlines()
-                raise Failed(f"{command[0]}: {lines[-1] if lines else f'exit {code}'}")
-            user, system, kib = report.read_text().split()
-            cpu += float(user) + float(system)
-            memory += int(kib) / 1024
-        peak = max(peak, memory)
-    return wall, cpu, peak
+    return interleaved(contenders, rounds, attempt), trees
 
 
 def walk(root):
@@ -243,23 +193,6 @@ def content(path):
     return digest.hexdigest()
 
 
-def print_setting(options):
-    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    print("# in against other programs\n")
-    print(f"Machine: {os.cpu_count()} × {cpu}, {memory:.0f} GiB, Linux {platform.release()}.")
-    size = options.binary.stat().st_size
-    print(f"registry-image: {output(options.binary, '--version')}, commit {options.commit}, {size} bytes, static.")
-    for name, command in (("crane", "crane version"), ("skopeo", "skopeo --version"), ("umoci", "umoci --version"), ("tar", "tar --version")):
-        if shutil.which(name):
-            print(f"{name}: {output(*command.split()).splitlines()[0]}.")
-    print(f"\n{options.runs} interleaved rounds after one to warm up; median (least–most).")
-
-
-def output(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def storage(place):
     kind, device = output("df", "--output=fstype,source", place).splitlines()[-1].split()
     return f"{kind} ({device})" if device != kind else kind
@@ -270,33 +203,6 @@ def print_commands(contenders):
         steps = [" | ".join(" ".join(command) for command in step) for step in contender.steps(Path("DEST"))]
         request = f" <<< '{contender.request}'" if contender.request else ""
         print("    " + "; ".join(steps).replace(f"{Path.cwd()}/", "") + request)
-
-
-def print_table(contenders, runs, where):
-    ours = runs[contenders[0]]
-    print(f"\nDEST on {where}:")
-    print("\n| program | wall s | processor s | peak MiB | wall ÷ ours | processor ÷ ours | peak ÷ ours |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for contender in contenders:
-        theirs = runs[contender]
-        if isinstance(theirs, Failed):
-            print(f"| {contender.title} | failed: {theirs} | | | | | |")
-            continue
-        cells = [spread([values[column] for values in theirs], digits) for column, digits in enumerate((2, 2, 1))]
-        if isinstance(ours, Failed):
-            cells += [""] * 3
-        else:
-            cells += [ratio(theirs, ours, column) for column in range(3)]
-        print(f"| {contender.title} | " + " | ".join(cells) + " |")
-
-
-def spread(values, digits):
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
-
-
-def ratio(theirs, ours, column):
-    value = statistics.median(run[column] for run in theirs) / statistics.median(run[column] for run in ours)
-    return f"**{value:.2f}**" if round(value, 2) < 1 else f"{value:.2f}"
 
 
 def print_trees(contenders, trees):

@@ -24,6 +24,11 @@ mod store;
 mod trust;
 mod workers;
 
+/// What the fuzzer does with the parsers, for the replay of its corpus.
+#[cfg(test)]
+#[path = "../tests/fuzz/targets.rs"]
+mod fuzz;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};

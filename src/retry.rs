@@ -95,6 +95,14 @@ impl Patience {
         unreachable: Duration::from_secs(30),
     };
 
+    /// A mirror: the origin has the same images, and a person waits.
+    pub(crate) const MIRROR: Patience = Patience {
+        first: Duration::from_secs(1),
+        cap: Duration::from_secs(5),
+        total: Duration::from_secs(15),
+        unreachable: Duration::from_secs(3),
+    };
+
     /// Token servers, notary, AWS and identity services: nobody waits ten minutes for a login.
     pub(crate) const SERVICE: Patience = Patience {
         first: Duration::from_secs(1),
@@ -108,12 +116,12 @@ impl Patience {
         first: Duration::from_millis(250),
         cap: Duration::from_secs(2),
         total: Duration::from_secs(10),
-        unreachable: Duration::from_secs(2),
+        unreachable: Duration::ZERO,
     };
 
     /// The same where there has to be one, which may just be starting.
     pub(crate) const STARTING_METADATA: Patience = Patience {
-        unreachable: Duration::from_secs(2),
+        unreachable: Duration::ZERO,
         ..Patience::SERVICE
     };
 }
@@ -124,8 +132,9 @@ pub(crate) struct Attempts<'a> {
     patience: Patience,
     /// When the last progress was made.
     since: Duration,
+    /// When the host stopped to answer at all.
+    unreachable_since: Option<Duration>,
     tries: u32,
-    unreachable: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -134,14 +143,15 @@ impl<'a> Attempts<'a> {
             clock,
             patience,
             since: clock.elapsed(),
+            unreachable_since: None,
             tries: 0,
-            unreachable: false,
         }
     }
 
     /// Bytes arrived: the count and the time start again.
     pub(crate) fn progress(&mut self) {
         self.since = self.clock.elapsed();
+        self.unreachable_since = None;
         self.tries = 0;
     }
 
@@ -149,21 +159,30 @@ impl<'a> Attempts<'a> {
     /// cannot help or has taken too long. Every wait is a line in the log.
     pub(crate) fn wait_after(&mut self, error: Error, gate: &Gate, report: &Report) -> Result<()> {
         self.tries += 1;
-        let (asked, limit) = match error.can_try_again() {
+        let now = self.clock.elapsed();
+        let mut left = self.patience.total.saturating_sub(now - self.since);
+        let asked = match error.can_try_again() {
             Again::Never => return Err(error),
-            Again::Unreachable => (None, self.patience.unreachable),
-            Again::Later { after } | Again::Limited { after } => (after, self.patience.total),
+            Again::Unreachable => {
+                let since = *self.unreachable_since.get_or_insert(now);
+                left = left.min(self.patience.unreachable.saturating_sub(now - since));
+                None
+            }
+            Again::Later { after } | Again::Limited { after } => {
+                self.unreachable_since = None;
+                // A server that asks for no wait at all is not to be asked in a tight loop.
+                after.filter(|asked| *asked >= self.patience.first)
+            }
         };
-        self.unreachable = matches!(error.can_try_again(), Again::Unreachable);
-        let waited = self.clock.elapsed().saturating_sub(self.since);
         let wait = match asked {
             Some(asked) => asked,
-            None => self.back_off(),
+            // The last attempt comes at the very end of our patience.
+            None => self.back_off().min(left),
         };
-        if waited + wait > limit {
+        if left.is_zero() || wait > left {
             return Err(self.give_up(error, asked));
         }
-        report.info(format!("{error}: trying again in {}", seconds(wait)));
+        report.info(format!("{error}; trying again in {}", seconds(wait)));
         if matches!(error.can_try_again(), Again::Limited { .. }) {
             gate.close_for(self.clock, wait);
         }
@@ -224,7 +243,7 @@ impl Gate {
     }
 
     fn close_for(&self, clock: &dyn Clock, wait: Duration) {
-        let until = clock.elapsed() + wait;
+        let until = clock.elapsed().saturating_add(wait);
         let mut opens = lock(&self.opens);
         *opens = (*opens).max(until);
     }
@@ -271,6 +290,43 @@ mod tests {
             "503 (3 tries without progress; the server asks to wait 250.0 s)"
         );
         assert!(took >= Duration::from_secs(500));
+    }
+
+    #[test]
+    fn a_server_that_asks_for_no_wait_is_not_asked_in_a_tight_loop() {
+        let after = Some(Duration::ZERO);
+        let (text, _) = run_out(Patience::REGISTRY, Again::Limited { after });
+        let tries: u32 = text
+            .trim_start_matches("503 (")
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((10..100).contains(&tries), "{text}");
+    }
+
+    #[test]
+    fn patience_counts_from_the_last_progress_and_each_class_from_its_own_start() {
+        let clock = SkippingClock::start();
+        let report = Report::new(false);
+        let gate = Gate::default();
+        let mut attempts = Attempts::new(&clock, Patience::REGISTRY);
+        let wait = |attempts: &mut Attempts<'_>, again| {
+            attempts.wait_after(Error::registry("x").again(again), &gate, &report)
+        };
+        // An hour of reading without a fault.
+        clock.sleep(Duration::from_secs(3600));
+        attempts.progress();
+        let later = Again::Later { after: None };
+        wait(&mut attempts, later).unwrap();
+        clock.sleep(Duration::from_secs(300));
+        wait(&mut attempts, later).unwrap();
+        // Five minutes of 503, and then nobody listens: that has its own 30 seconds.
+        let closed = clock.elapsed();
+        while wait(&mut attempts, Again::Unreachable).is_ok() {}
+        let took = clock.elapsed() - closed;
+        assert!((29..31).contains(&took.as_secs()), "{took:?}");
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Azure {
             .env("http_proxy", self.proxy.url())
             .env("https_proxy", self.proxy.url())
             .against(&self.registry)
+            .showing(&format!(" through the proxy {}", self.proxy.url()), "")
     }
 
     fn check(&self, fields: Value) -> Program {
@@ -350,7 +351,7 @@ fn a_service_that_is_starting_is_asked_again() {
     let output = azure.check(json!({})).run();
     output.succeeds_with(azure.version());
     assert_eq!(azure.asked().len(), 6);
-    let first = format!("GET {METADATA}: 404 Not Found: x: not yet: trying again in");
+    let first = format!("GET {METADATA}: 404 Not Found: x: not yet; trying again in");
     let messages = output.messages();
     assert!(messages.starts_with(&first), "{messages}");
 }

@@ -260,7 +260,7 @@ fn a_next_page_on_another_server_is_not_asked_for() {
         .against(&other)
         .run();
     output.fails_with(
-        "check: REGISTRY/t/a: list tags: GET https://REGISTRY/v2/t/a/tags/list: \
+        "check: REGISTRY/t/a: list tags: GET http://REGISTRY/v2/t/a/tags/list: \
          the next page of tags is said to be on http://REGISTRY2",
     );
     assert!(other.requests().is_empty());
@@ -314,7 +314,7 @@ fn a_list_that_is_none_is_an_error() {
             .on("GET", "/v2/t/a/tags/list*")
             .then(Fault::Answer(common::answer(200).body(body)));
         check(&registry, json!({}), Value::Null).run().fails_with(
-            "check: REGISTRY/t/a: list tags: GET https://REGISTRY/v2/t/a/tags/list: \
+            "check: REGISTRY/t/a: list tags: GET http://REGISTRY/v2/t/a/tags/list: \
              the answer is not a list of tags",
         );
     }

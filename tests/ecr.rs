@@ -124,6 +124,7 @@ impl Aws {
             .env("AWS_ENDPOINT_URL", self.services.url())
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .against(&self.registry)
+            .showing(&format!(" through the proxy {}", self.proxy.url()), "")
     }
 
     fn check(&self, fields: Value) -> Program {
@@ -671,7 +672,7 @@ fn a_proxy_that_cannot_reach_the_metadata_service_is_named() {
     let last = messages.lines().last().unwrap();
     assert!(
         last.contains("PUT http://169.254.169.254/latest/api/token: 504 Gateway Timeout (")
-            && last.ends_with(" tries without progress); add `169.254.169.254` to `no_proxy`"),
+            && last.ends_with("); add `169.254.169.254` to `no_proxy`"),
         "{last}"
     );
 }
@@ -1101,8 +1102,8 @@ fn a_password_is_renewed_when_it_ends_and_when_it_is_refused() {
     );
     let output = stubborn.keyed(json!({})).run();
     output.fails_ending_with(&format!(
-        "check: {HOST}/team/app: look up 1: GET https://{HOST}/v2/team/app/manifests/1: {HOST}: \
-         the registry does not accept this login; check what the repository's policy and this \
+        "check: {HOST}/team/app: look up 1: GET https://{HOST}/v2/team/app/manifests/1: 401 Unauthorized: \
+         UNAUTHORIZED: authentication required; check what the repository's policy and this \
          identity's own (`ecr:…`) allow"
     ));
     assert_eq!(stubborn.services.lines().len(), 2);

@@ -9,7 +9,9 @@
 
 mod common;
 
-use common::{Fault, Image, Program, Registry, Tokens, image, index, layer};
+use common::{
+    Fault, Image, Offence, Program, Registry, Tokens, answer, image, index, layer, noise,
+};
 use serde_json::{Value, json};
 
 fn app(content: &str) -> Image {
@@ -227,6 +229,211 @@ fn an_upload_that_breaks_starts_with_a_new_session() {
     put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
         .run()
         .succeeds();
+}
+
+/// A docker tarball with one layer of `size` bytes that do not compress.
+fn put_tarball(registry: &Registry, size: usize) -> Program {
+    let image = image([layer().file("noise", noise(5, size)).plain()]).oci();
+    let request = json!({
+        "source": {"repository": registry.repository("t/a"), "tag": "v1"},
+        "params": {"image": "image.tar"},
+    });
+    Program::put(request)
+        .against(registry)
+        .source_file("image.tar", image.docker_save(&[]))
+}
+
+/// `Content-Range` and length of each PATCH that was accepted, those of the config left out.
+fn pieces(registry: &Registry) -> Vec<(Option<String>, usize)> {
+    let requests = registry.requests();
+    let sent = requests
+        .iter()
+        .filter(|request| request.head.method == "PATCH" && request.outcome == "202");
+    sent.map(|request| {
+        let range = request.header("content-range").map(str::to_owned);
+        (range, request.body.len())
+    })
+    .filter(|(_, size)| *size > 10_000)
+    .collect()
+}
+
+#[test]
+fn a_blob_that_is_refused_as_too_large_goes_up_in_pieces_that_are_taken() {
+    const MIB: usize = 1 << 20;
+    let size = 4 * MIB + 12_345;
+    let content = layer().file("noise", noise(5, size)).plain();
+    for (largest, piece) in [(2 * MIB, 2 * MIB), (3 * MIB, 2 * MIB), (MIB, MIB)] {
+        for relative in [false, true] {
+            let mut setup = Registry::setup().largest_body(largest as u64);
+            if relative {
+                setup = setup.relative_locations();
+            }
+            let registry = setup.start();
+            let image = image([content.clone()]).oci();
+            let output = put(&registry, &image, json!({"tag": "v1"}), json!({})).run();
+            output.succeeds();
+            let whole = image.layers[0].bytes.len();
+            let expected: Vec<_> = (0..whole)
+                .step_by(piece)
+                .map(|at| {
+                    let end = whole.min(at + piece);
+                    (Some(format!("{at}-{}", end - 1)), end - at)
+                })
+                .collect();
+            assert_eq!(pieces(&registry), expected);
+            let stored = registry.blob("t/a", &image.layers[0].digest);
+            assert!(stored.unwrap() == image.layers[0].bytes);
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_compressed_on_its_way_goes_up_in_pieces_too() {
+    let registry = Registry::setup().largest_body(2 << 20).start();
+    put_tarball(&registry, 3 << 20).run().succeeds();
+    let ranges: Vec<_> = pieces(&registry)
+        .into_iter()
+        .map(|(range, _)| range)
+        .collect();
+    assert_eq!(ranges.len(), 2, "{ranges:?}");
+    assert_eq!(ranges[0].as_deref(), Some("0-2097151"));
+}
+
+#[test]
+fn the_other_blobs_do_not_ask_again_what_is_too_large() {
+    let registry = Registry::setup().largest_body(2 << 20).start();
+    let layers = [1, 2, 3].map(|seed| layer().file("noise", noise(seed, 3 << 20)).plain());
+    let image = image(layers).oci();
+    put(&registry, &image, json!({"tag": "v1"}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run()
+        .succeeds();
+    let refused = registry
+        .lines()
+        .iter()
+        .filter(|line| line.ends_with(" 413"))
+        .count();
+    assert_eq!(refused, 1);
+}
+
+#[test]
+fn a_registry_that_wants_lengths_gets_them() {
+    let registry = Registry::setup().wants_lengths().start();
+    put_tarball(&registry, 1 << 20).run().succeeds();
+    assert_eq!(pieces(&registry).len(), 1);
+}
+
+#[test]
+fn no_piece_but_the_last_is_smaller_than_the_registry_takes() {
+    let registry = Registry::setup()
+        .largest_body(3 << 20)
+        .smallest_piece(2_500_000)
+        .start();
+    put_tarball(&registry, 6_000_000).run().succeeds();
+    let sizes: Vec<_> = pieces(&registry)
+        .into_iter()
+        .map(|(_, size)| size)
+        .collect();
+    assert_eq!(sizes[..2], [2_500_000; 2]);
+    assert_eq!(sizes.len(), 3);
+
+    // Nothing can be sent to one that takes neither.
+    let registry = Registry::setup()
+        .largest_body(2 << 20)
+        .smallest_piece(2_500_000)
+        .start();
+    let output = put_tarball(&registry, 6_000_000).run();
+    output.fails();
+    assert!(registry.tags("t/a").is_empty());
+}
+
+#[test]
+fn a_body_that_is_too_large_however_small_is_an_error() {
+    let registry = Registry::setup().largest_body(100).start();
+    let output = put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    output.fails();
+    let last = output.messages().lines().last().unwrap().to_owned();
+    assert!(
+        last.ends_with(": 413 Payload Too Large: an HTML page instead of an answer"),
+        "{last}"
+    );
+    assert!(registry.tags("t/a").is_empty());
+}
+
+#[test]
+fn a_piece_that_breaks_starts_the_blob_anew() {
+    let registry = Registry::setup().largest_body(1 << 20).start();
+    let piece = |at| {
+        registry
+            .on("PATCH", "/v2/t/a/blobs/uploads/*")
+            .with_header("content-range", at)
+    };
+    piece("1048576-*").then(Fault::Reset);
+    piece("2097152-*").then(Fault::error(416, "RANGE_INVALID", "out of order"));
+    piece("1048576-*").nth(3).then(Fault::error(
+        404,
+        "BLOB_UPLOAD_UNKNOWN",
+        "blob upload unknown to registry",
+    ));
+    put_tarball(&registry, 3 << 20).run().succeeds();
+}
+
+#[test]
+fn a_commit_that_comes_about_a_moment_after_its_error_counts() {
+    let image = app("new");
+    for fault in [
+        Fault::DoneBut(answer(504).body("the storage is slow")),
+        Fault::DoneThenReset,
+    ] {
+        let registry = Registry::start();
+        let digest = &image.layers[0].digest;
+        let blob = format!("/v2/t/a/blobs/{digest}");
+        registry
+            .on(
+                "PUT",
+                &format!("/v2/t/a/blobs/uploads/*?*digest=*{}", &digest[7..]),
+            )
+            .then(fault);
+        // The second look finds it; the first one came before the upload.
+        registry
+            .on("HEAD", &blob)
+            .nth(2)
+            .times(1)
+            .then(Fault::error(404, "BLOB_UNKNOWN", "unknown"));
+        // The session is gone: a second commit is an offence that the program cannot know of.
+        registry.allow(Offence::NoSuchUpload);
+        put(&registry, &image, json!({"tag": "v1"}), json!({}))
+            .env("REGISTRY_IMAGE_WORKERS", "1")
+            .run()
+            .succeeds();
+        let patches = registry
+            .lines()
+            .iter()
+            .filter(|line| line.starts_with("PATCH "))
+            .count();
+        assert_eq!(patches, 3, "no blob is sent twice");
+    }
+}
+
+#[test]
+fn a_token_that_another_worker_lost_meanwhile_is_renewed_again() {
+    let tokens = Tokens::new().user("alice", "s3cret");
+    for (method, path) in [
+        ("POST", "/v2/t/a/blobs/uploads/"),
+        ("PATCH", "/v2/t/a/blobs/uploads/*"),
+        ("PUT", "/v2/t/a/blobs/uploads/*"),
+        ("PUT", "/v2/t/a/manifests/*"),
+    ] {
+        let registry = Registry::setup().bearer(&tokens).start();
+        registry.on(method, path).times(3).then(Fault::Expired);
+        let source = json!({"tag": "v1", "username": "alice", "password": "s3cret"});
+        let output = put(&registry, &app("new"), source, json!({}))
+            .env("REGISTRY_IMAGE_WORKERS", "4")
+            .run();
+        output.succeeds();
+    }
 }
 
 #[test]

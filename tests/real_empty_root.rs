@@ -6,22 +6,18 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     reason = "a test stops where it is surprised, and says what it leaves out"
 )]
 
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use common::{DockerRegistry, TempDir, image, layer};
+use common::{DockerRegistry, Engine, TempDir, checked, image, lacking, layer, run};
 use serde_json::{Value, json};
 
 /// The whole content of the image: what `Dockerfile.scratch` promises.
@@ -33,9 +29,6 @@ const TREE: [&str; 6] = [
     "opt/resource/out",
     "opt/resource/registry-image",
 ];
-
-/// How long the engine may take to start on a busy machine.
-const START: Duration = Duration::from_secs(60);
 
 #[test]
 fn check_in_and_out_work_in_a_root_that_holds_only_them() {
@@ -179,16 +172,6 @@ fn static_tree() -> Option<PathBuf> {
     }
 }
 
-/// Skipping is for a developer's machine, and never silent.
-fn lacking<T>(what: &str) -> Option<T> {
-    assert!(
-        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-        "{what}"
-    );
-    eprintln!("not tested here: {what}");
-    None
-}
-
 fn can_enter() -> bool {
     let probe = Command::new("unshare").args(["-r", "true"]).output();
     rustix::process::geteuid().is_root() || probe.is_ok_and(|output| output.status.success())
@@ -227,24 +210,6 @@ fn ask(mut command: Command, request: &Value) -> Value {
         .write_all(request.to_string().as_bytes());
     let output = checked(&command, child.wait_with_output().unwrap());
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn run(command: &mut Command) -> Output {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    checked(command, output)
-}
-
-fn checked(command: &Command, output: Output) -> Output {
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
 }
 
 fn names_below(root: &Path) -> Vec<String> {
@@ -297,86 +262,4 @@ fn docker_tarball() -> Vec<u8> {
         .symlink("etc/link", "/etc/greeting")
         .plain();
     image([files]).docker().docker_save(&["t:1"])
-}
-
-/// A Docker engine of our own; it needs root, but neither a network nor an init system.
-struct Engine {
-    process: Child,
-    socket: String,
-}
-
-impl Engine {
-    fn start(dir: &Path) -> Option<Engine> {
-        if !rustix::process::geteuid().is_root() {
-            return lacking("a Docker engine of our own needs root");
-        }
-        let at = |name: &str| dir.join(name).display().to_string();
-        let socket = format!("unix://{}", at("d.sock"));
-        let process = Command::new("unshare")
-            .args(["-m", "dockerd"]) // a mount namespace: what it mounts ends with it
-            .args([
-                "--iptables=false",
-                "--ip6tables=false",
-                "--bridge=none",
-                "--storage-driver=vfs",
-            ])
-            .args([
-                "--data-root",
-                &at("data"),
-                "--exec-root",
-                &at("exec"),
-                "--pidfile",
-                &at("d.pid"),
-                "-H",
-                &socket,
-            ])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut engine = Engine { process, socket };
-        match line_with("API listen on ", engine.process.stderr.take().unwrap()) {
-            Ok(_) => Some(engine),
-            Err(log) => lacking(&format!("dockerd does not start here:\n{log}")),
-        }
-    }
-
-    fn docker(&self) -> Command {
-        let mut command = Command::new("docker");
-        command
-            .args(["-H", &self.socket])
-            .env("DOCKER_BUILDKIT", "0");
-        command
-    }
-}
-
-impl Drop for Engine {
-    /// By the signal that lets it unmount its file systems and end its containerd.
-    fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.process.id() as i32) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = self.process.wait();
-    }
-}
-
-/// The first line of the log that holds `text`; or all of the log, if the server ends or `START` is over before.
-/// The log is read on to its end: a full pipe would stop the server.
-fn line_with(text: &'static str, log: ChildStderr) -> Result<String, String> {
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(log).lines().map_while(Result::ok) {
-            let _ = sender.send(line);
-        }
-    });
-    let deadline = Instant::now() + START;
-    let mut seen = String::new();
-    while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        if line.contains(text) {
-            return Ok(line);
-        }
-        seen.push_str(&line);
-        seen.push('\n');
-    }
-    Err(seen)
 }

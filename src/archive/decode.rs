@@ -49,12 +49,24 @@ enum Method {
 /// # Errors
 /// A compression that images do not use, by its name; what `reader` says.
 pub(crate) fn decode<R: Read>(reader: R) -> Result<Decoder<R>> {
+    decode_with(reader, Inflate::new)
+}
+
+/// The same, slower, for a stream whose decoder is to be copied ([`Decoder::try_clone`]).
+///
+/// # Errors
+/// As for [`decode`].
+pub(crate) fn decode_copyable<R: Read>(reader: R) -> Result<Decoder<R>> {
+    decode_with(reader, Inflate::copyable)
+}
+
+fn decode_with<R: Read>(reader: R, inflate: fn() -> Inflate) -> Result<Decoder<R>> {
     let mut input = Input::new(reader);
     let start = input
         .start()
         .map_err(|error| Error::io(Kind::Local, error))?;
     let method = match start {
-        [0x1f, 0x8b, ..] => Method::Gzip(Box::new(Inflate::new())),
+        [0x1f, 0x8b, ..] => Method::Gzip(Box::new(inflate())),
         // The second is a skippable frame, with which a zstd stream may start.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             Method::Zstd(Box::new(Unzstd::new()?))
@@ -90,11 +102,11 @@ impl<R> Decoder<R> {
 
 impl<R: Clone> Decoder<R> {
     /// The same stream at the same place, to be read once more from there: about 330 KiB. `None`
-    /// for zstd, whose state cannot be copied.
+    /// for zstd, whose state cannot be copied, and for gzip unless from [`decode_copyable`].
     pub(crate) fn try_clone(&self) -> Option<Self> {
         let method = match &self.method {
             Method::Plain => Method::Plain,
-            Method::Gzip(inflate) => Method::Gzip(inflate.clone()),
+            Method::Gzip(inflate) => Method::Gzip(Box::new(inflate.try_clone()?)),
             Method::Zstd(_) => return None,
         };
         Some(Decoder {

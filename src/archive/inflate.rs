@@ -1,20 +1,21 @@
-//! gzip (RFC 1952) around miniz_oxide: several members, headers, CRC32 and sizes.
+//! gzip (RFC 1952) around an inflater: several members, headers, CRC32 and sizes.
 //!
-//! The window and the output are one circular buffer, so that what is inflated is written to disk
-//! from where it was made.
+//! What is inflated is written to disk from the buffer where it was made.
 
 use std::io::{self, Read};
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
+use zlib_rs::{InflateFlush, Status};
 
 use super::decode::Input;
 use crate::error::Error;
 
-/// Power of two, as a circular window must be, and at least twice deflate's 32 KiB, so that what
-/// was handed out last is never overwritten by less than a whole turn. 256 KiB is where larger
-/// blocks stop being faster.
+/// Power of two, as miniz_oxide's circular window must be, and at least twice deflate's 32 KiB.
+/// 256 KiB is where larger blocks stop being faster.
 const BUFFER: usize = 256 * 1024;
+/// Deflate's window, 32 KiB (RFC 1951).
+const WINDOW_BITS: u8 = 15;
 
 const FLAG_HEADER_CRC: u8 = 1 << 1;
 const FLAG_EXTRA: u8 = 1 << 2;
@@ -22,11 +23,10 @@ const FLAG_NAME: u8 = 1 << 3;
 const FLAG_COMMENT: u8 = 1 << 4;
 const FLAGS_RESERVED: u8 = 0b1110_0000;
 
-#[derive(Clone)]
 pub(super) struct Inflate {
     state: State,
-    engine: Box<DecompressorOxide>,
-    /// The engine said that it can go on only with more bytes.
+    engine: Engine,
+    /// The engine can go on only with more bytes.
     hungry: bool,
     buffer: Box<[u8]>,
     /// Where the next byte goes.
@@ -34,6 +34,61 @@ pub(super) struct Inflate {
     crc: crc32fast::Hasher,
     /// Plain bytes of this member, modulo 2³², as its trailer counts.
     size: u32,
+}
+
+/// What undoes deflate. The second takes half as long again, but its state can be copied.
+enum Engine {
+    ZlibRs(Box<zlib_rs::Inflate>),
+    Miniz(Box<DecompressorOxide>),
+}
+
+/// What an engine did: bytes used, bytes made, whether the deflate stream is at its end.
+struct Step {
+    used: usize,
+    made: usize,
+    done: bool,
+}
+
+impl Engine {
+    fn reset(&mut self) {
+        match self {
+            Engine::ZlibRs(inflate) => inflate.reset(false),
+            Engine::Miniz(inflate) => inflate.init(),
+        }
+    }
+
+    /// Inflates `input` into `buffer` from `start` on; `None` where it makes no sense.
+    fn step(&mut self, input: &[u8], buffer: &mut [u8], start: usize) -> Option<Step> {
+        match self {
+            Engine::ZlibRs(inflate) => {
+                let (used, made) = (inflate.total_in(), inflate.total_out());
+                let room = buffer.get_mut(start..).unwrap_or_default();
+                let status = inflate
+                    .decompress(input, room, InflateFlush::NoFlush)
+                    .ok()?;
+                Some(Step {
+                    used: (inflate.total_in() - used) as usize,
+                    made: (inflate.total_out() - made) as usize,
+                    done: status == Status::StreamEnd,
+                })
+            }
+            Engine::Miniz(inflate) => {
+                let flags = inflate_flags::TINFL_FLAG_HAS_MORE_INPUT
+                    | inflate_flags::TINFL_FLAG_IGNORE_ADLER32;
+                let (status, used, made) = decompress(inflate, input, buffer, start, flags);
+                match status {
+                    TINFLStatus::Done
+                    | TINFLStatus::NeedsMoreInput
+                    | TINFLStatus::HasMoreOutput => Some(Step {
+                        used,
+                        made,
+                        done: status == TINFLStatus::Done,
+                    }),
+                    _ => None,
+                }
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -46,10 +101,36 @@ enum State {
 }
 
 impl Inflate {
+    /// The faster one.
     pub(super) fn new() -> Self {
+        let inflate = zlib_rs::Inflate::new(false, WINDOW_BITS);
+        Inflate::with(Engine::ZlibRs(Box::new(inflate)))
+    }
+
+    /// One whose state can be copied.
+    pub(super) fn copyable() -> Self {
+        Inflate::with(Engine::Miniz(Box::default()))
+    }
+
+    pub(super) fn try_clone(&self) -> Option<Self> {
+        let Engine::Miniz(engine) = &self.engine else {
+            return None;
+        };
+        Some(Inflate {
+            state: self.state.clone(),
+            engine: Engine::Miniz(engine.clone()),
+            hungry: self.hungry,
+            buffer: self.buffer.clone(),
+            end: self.end,
+            crc: self.crc.clone(),
+            size: self.size,
+        })
+    }
+
+    fn with(engine: Engine) -> Self {
         Inflate {
             state: State::FirstMember,
-            engine: Box::default(),
+            engine,
             hungry: true,
             buffer: vec![0; BUFFER].into_boxed_slice(),
             end: 0,
@@ -144,7 +225,7 @@ impl Inflate {
                 }
             }
         }
-        self.engine.init();
+        self.engine.reset();
         self.hungry = true;
         self.crc = crc32fast::Hasher::new();
         self.size = 0;
@@ -157,23 +238,17 @@ impl Inflate {
             return Err(cut_off());
         }
         let start = self.end % BUFFER;
-        let (status, used, made) = decompress(
-            &mut self.engine,
-            chunk,
-            &mut self.buffer,
-            start,
-            inflate_flags::TINFL_FLAG_HAS_MORE_INPUT | inflate_flags::TINFL_FLAG_IGNORE_ADLER32,
-        );
-        input.consume(used);
-        self.end = start + made;
+        let step = self.engine.step(chunk, &mut self.buffer, start);
+        let step = step.ok_or_else(|| broken("its compressed data makes no sense"))?;
+        input.consume(step.used);
+        self.end = start + step.made;
         let new = self.buffer.get(start..self.end).unwrap_or_default();
         self.crc.update(new);
-        self.size = self.size.wrapping_add(made as u32);
-        match status {
-            TINFLStatus::Done => self.state = State::Trailer,
-            TINFLStatus::NeedsMoreInput => self.hungry = true,
-            TINFLStatus::HasMoreOutput => self.hungry = false,
-            _ => return Err(broken("its compressed data makes no sense")),
+        self.size = self.size.wrapping_add(step.made as u32);
+        // With room left, only the lack of bytes stopped it.
+        self.hungry = self.end < BUFFER;
+        if step.done {
+            self.state = State::Trailer;
         }
         Ok(start..self.end)
     }

@@ -14,7 +14,7 @@ mod sparse;
 pub(crate) mod testing;
 pub(crate) mod whiteout;
 
-pub(crate) use decode::{Compression, Decoder, decode};
+pub(crate) use decode::{Compression, Decoder, decode, decode_copyable};
 pub(crate) use entries::{Data, Entries, Entry, EntryKind};
 
 /// A name from an image as an error or a log line shows it: text where it is text, else escaped;

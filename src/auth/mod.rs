@@ -18,7 +18,7 @@ use base64::Engine as _;
 
 use crate::context::Env;
 use crate::error::{Again, Error, Kind, Result};
-use crate::http::{Client, Response, Url};
+use crate::http::{Client, Response, Scheme, Url};
 use crate::oci::reference::Repository;
 use crate::request::Login;
 use crate::retry::{Attempts, Gate, Patience};
@@ -32,6 +32,9 @@ use token::{Realm, Token};
 
 /// The user name that stands for "the password is a refresh token" (Docker's credential stores).
 const TOKEN_USER: &str = "<token>";
+
+/// A token server that gave none is not asked again for this long.
+const FAILURE_LIFE: Duration = Duration::from_secs(30);
 
 /// What is known of the user.
 pub(crate) enum Credentials {
@@ -224,6 +227,14 @@ pub(crate) struct Authenticator<'a> {
     /// Held while a token is fetched, so that workers that need the same one wait for it.
     fetching: Mutex<()>,
     near_realm: bool,
+    /// How and when that failed the last time.
+    failures: Mutex<HashMap<Scope, Failure>>,
+}
+
+struct Failure {
+    at: Duration,
+    kind: Kind,
+    why: String,
 }
 
 #[derive(Clone, Default)]
@@ -245,6 +256,7 @@ impl<'a> Authenticator<'a> {
             tokens: Mutex::default(),
             fetching: Mutex::default(),
             near_realm: false,
+            failures: Mutex::default(),
         }
     }
 
@@ -265,42 +277,46 @@ impl<'a> Authenticator<'a> {
         }
     }
 
-    /// Answers a 401: a new token, or a password where none was sent.
+    /// Answers a 401: a new token, or a password where none was sent; nothing where there is
+    /// nothing more that could be sent.
     ///
     /// `sent` is what the refused request carried.
     ///
     /// # Errors
-    /// [`Kind::Denied`] when there is nothing more that could be sent.
+    /// A token server that credentials must not go to, or that gives no token.
     pub(crate) fn renew(
         &self,
         response: &Response,
         scope: &Scope,
         sent: Option<&Secret>,
-    ) -> Result<Secret> {
+    ) -> Result<Option<Secret>> {
+        // Credentials travel only to the registry itself; a redirect's own login is not ours.
+        if !self.is_registry(&response.url) {
+            return Ok(None);
+        }
         let challenges = Challenge::parse_all(response.headers("www-authenticate"));
         let bearer = challenges.iter().find(|c| c.scheme == "bearer");
         let basic = challenges.iter().any(|c| c.scheme == "basic");
-        // Credentials travel only to the registry itself; a redirect's own login is not ours.
-        if !response.url.same_origin(&self.registry) && !self.client.is_plain(&self.registry) {
-            return Err(self.denied("another server asks for a login"));
-        }
         if let Some(challenge) = bearer {
             let realm =
                 Realm::from_challenge(challenge, &self.registry, self.client, self.near_realm)?;
             *lock(&self.method) = Method::Bearer(realm.clone());
-            return Ok(self.token(&realm, scope, sent)?.bearer());
+            return Ok(Some(self.token(&realm, scope, sent)?.bearer()));
         }
-        if basic {
-            return match self.credentials.basic(self.client, sent)? {
-                Some(value) if sent != Some(&value) => {
-                    *lock(&self.method) = Method::Basic;
-                    Ok(value)
-                }
-                Some(_) => Err(self.denied("the registry does not accept this login")),
-                None => Err(self.denied("the registry wants a login")),
-            };
+        if basic
+            && let Some(value) = self.credentials.basic(self.client, sent)?
+            && sent != Some(&value)
+        {
+            *lock(&self.method) = Method::Basic;
+            return Ok(Some(value));
         }
-        Err(self.denied("the registry refuses, without saying how to log in"))
+        Ok(None)
+    }
+
+    fn is_registry(&self, url: &Url) -> bool {
+        url.same_origin(&self.registry)
+            || (self.client.is_plain(&self.registry)
+                && url.same_origin(&self.registry.with_scheme(Scheme::Http)))
     }
 
     /// A token for `scope` from the cache or the token server, and another one than `refused`.
@@ -313,9 +329,27 @@ impl<'a> Authenticator<'a> {
         if let Some(token) = self.cached(scope, refused) {
             return Ok(token);
         }
-        let token = token::fetch(self.client, realm, &scope.0, &self.credentials)?;
-        lock(&self.tokens).insert(scope.clone(), token.clone());
-        Ok(token)
+        // What it got may be a failure after long tries: the others do not wait one by one.
+        if let Some(failure) = lock(&self.failures).get(scope)
+            && self.now().saturating_sub(failure.at) < FAILURE_LIFE
+        {
+            return Err(Error::new(failure.kind, failure.why.clone()));
+        }
+        let fetched = token::fetch(self.client, realm, &scope.0, &self.credentials);
+        match &fetched {
+            Ok(token) => {
+                lock(&self.tokens).insert(scope.clone(), token.clone());
+            }
+            Err(error) => {
+                let failure = Failure {
+                    at: self.now(),
+                    kind: error.kind(),
+                    why: error.to_string(),
+                };
+                lock(&self.failures).insert(scope.clone(), failure);
+            }
+        }
+        fetched
     }
 
     fn cached(&self, scope: &Scope, refused: Option<&Secret>) -> Option<Token> {
@@ -326,13 +360,6 @@ impl<'a> Authenticator<'a> {
 
     fn now(&self) -> Duration {
         self.client.context().clock.elapsed()
-    }
-
-    fn denied(&self, why: &str) -> Error {
-        self.advise(Error::new(
-            Kind::Denied,
-            format!("{}: {why}", self.registry.authority()),
-        ))
     }
 
     /// Adds to a refusal what its reader may try.

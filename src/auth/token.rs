@@ -19,6 +19,9 @@ const ANSWER_LIMIT: u64 = 1 << 20;
 /// Specification").
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 
+/// A token is renewed after this long whatever the server says; no step takes longer.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 /// Tokens are renewed this long before their end: a request may take a while to arrive.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -46,7 +49,9 @@ impl Realm {
     ) -> Result<Self> {
         let refuse = |why: &str| {
             let realm = challenge.get("realm").unwrap_or_default();
-            let realm = realm.split(['?', '@']).next().unwrap_or_default();
+            let realm = realm.split('?').next().unwrap_or_default();
+            let realm = realm.rsplit('@').next().unwrap_or_default();
+            let realm: String = realm.chars().take(200).collect();
             Err(Error::hostile(format!(
                 "{} sends us to the token server `{realm}`, {why}",
                 registry.authority()
@@ -55,7 +60,7 @@ impl Realm {
         let Some(Ok(url)) = challenge.get("realm").map(Url::parse) else {
             return refuse("which is not a URL");
         };
-        let loopback = |url: &Url| is_loopback_name(url.host());
+        let loopback = |url: &Url| is_loopback_name(url.host().trim_end_matches('.'));
         let stays_here = near && loopback(&url) && loopback(registry);
         if !url.is_https() && !client.is_plain(registry) && !stays_here {
             return refuse("which is plain HTTP: a password would be readable on its way");
@@ -164,37 +169,37 @@ fn fetch_once(
         .map(String::as_str)
         .collect();
     let asked = client.context().clock.elapsed();
+    let mut method = "GET";
     let response = match credentials {
-        Credentials::RefreshToken(token) => post(
-            client,
-            realm,
-            &scopes,
-            &[
+        Credentials::RefreshToken(token) => {
+            method = "POST";
+            let grant = [
                 ("grant_type", "refresh_token"),
                 ("refresh_token", token.expose()),
-            ],
-        )?,
+            ];
+            post(client, realm, &scopes, &grant)?
+        }
         // The clouds' logins come here as what they gave.
         _ => {
             let response = get(client, realm, &scopes, credentials)?;
             match (response.status, credentials) {
                 // Token servers that know OAuth2 alone.
-                (404 | 405, Credentials::Password { username, password }) => post(
-                    client,
-                    realm,
-                    &scopes,
-                    &[
+                (404 | 405, Credentials::Password { username, password }) => {
+                    response.discard();
+                    method = "POST";
+                    let grant = [
                         ("grant_type", "password"),
                         ("username", username),
                         ("password", password.expose()),
-                    ],
-                )?,
+                    ];
+                    post(client, realm, &scopes, &grant)?
+                }
                 _ => response,
             }
         }
     };
     if !response.is_success() {
-        let error = problem("GET", &realm.url, response, client.context().clock);
+        let error = problem(method, &realm.url, response, client.context().clock);
         return Err(error);
     }
     let body = response.bytes(ANSWER_LIMIT)?;
@@ -214,7 +219,8 @@ fn fetch_once(
         Some(value) => {
             let text = value.to_string();
             let seconds = text.trim_matches('"').parse::<f64>().unwrap_or(60.0);
-            Duration::try_from_secs_f64(seconds.max(1.0)).unwrap_or(DEFAULT_LIFE)
+            Duration::try_from_secs_f64(seconds.clamp(1.0, LONGEST_LIFE.as_secs_f64()))
+                .unwrap_or(DEFAULT_LIFE)
         }
         None => DEFAULT_LIFE,
     };

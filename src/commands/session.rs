@@ -98,5 +98,5 @@ pub(super) fn mirror<'a>(client: &'a Client<'a>, source: &Source) -> Result<Opti
         .on_host(host, name)
         .doing(|| "`source.registry_mirror.host`")?;
     let credentials = Credentials::from_login(&mirror.login)?;
-    Remote::new(client, repository, credentials).map(Some)
+    Remote::of_mirror(client, repository, credentials).map(Some)
 }

@@ -84,7 +84,11 @@ impl Connector<()> for Dial {
     ) -> std::result::Result<Option<Self::Out>, ureq::Error> {
         let url = Url::parse(&details.uri.to_string()).map_err(Error::into_io)?;
         let Some(proxy) = self.names.proxies().for_url(&url) else {
-            return Ok(Some(tcp(details).map_err(Error::into_io)?));
+            let connected = tcp(details);
+            if connected.is_err() {
+                self.names.forget(url.host());
+            }
+            return Ok(Some(connected.map_err(Error::into_io)?));
         };
         let stream = self.connect_to_proxy(details, proxy)?;
         if url.is_https() {
@@ -111,6 +115,14 @@ fn waits(details: &ConnectionDetails) -> Waits {
         connect: connect.unwrap_or(Waits::USUAL.connect),
         ..Waits::USUAL
     }
+}
+
+pub(super) fn login_refused(status: u16) -> Error {
+    Error::new(
+        Kind::Denied,
+        format!("it wants a user and password that it knows (status {status})"),
+    )
+    .advise("put them into the proxy's URL: http://user:password@host:port")
 }
 
 fn of_proxy(error: Error, proxy: &Proxy) -> Error {
@@ -143,20 +155,14 @@ fn tunnel(
     match status {
         200..=299 => Ok(stream),
         // Quirk(tinyproxy): a wrong password is answered 401, not 407.
-        401 | 407 => Err(of_proxy(
-            Error::new(
-                Kind::Denied,
-                format!("it wants a user and password that it knows (status {status})"),
-            )
-            .advise("put them into the proxy's URL: http://user:password@host:port"),
-            proxy,
-        )),
+        401 | 407 => Err(of_proxy(login_refused(status), proxy)),
+        // The server does not resolve or refuses: what we would be told without a proxy.
         500..=599 => Err(of_proxy(
             Error::new(
                 Kind::Network,
                 format!("it cannot connect to {target} (status {status})"),
             )
-            .again(Again::Later { after: None }),
+            .again(Again::Unreachable),
             proxy,
         )),
         _ => Err(of_proxy(

@@ -22,7 +22,14 @@ const MOST_ADDRESSES: usize = 8;
 #[derive(Clone)]
 pub(super) struct Names {
     proxies: Arc<Proxies>,
-    known: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
+}
+
+struct Known {
+    addresses: Vec<IpAddr>,
+    /// They were looked at before credentials or bytes of an image were entrusted to them: they
+    /// stay as they are for the run.
+    vetted: bool,
 }
 
 impl Names {
@@ -42,7 +49,7 @@ impl Names {
             return Ok(vec![address]);
         }
         if let Some(known) = lock(&self.known).get(host) {
-            return Ok(known.clone());
+            return Ok(known.addresses.clone());
         }
         let unresolved = |why: String| {
             Error::new(
@@ -64,8 +71,32 @@ impl Names {
         if addresses.is_empty() {
             return Err(unresolved("it has no address".to_owned()));
         }
-        lock(&self.known).insert(host.to_owned(), addresses.clone());
-        Ok(addresses)
+        let known = Known {
+            addresses,
+            vetted: false,
+        };
+        // Of several that asked at the same time, the first one is right for all.
+        let mut all = lock(&self.known);
+        let known = all.entry(host.to_owned()).or_insert(known);
+        Ok(known.addresses.clone())
+    }
+
+    /// The same for whoever judges the addresses: connections go to these and no others.
+    pub(super) fn vetted(&self, host: &str) -> Result<Vec<IpAddr>> {
+        self.addresses(host)?;
+        let mut all = lock(&self.known);
+        match all.get_mut(host) {
+            Some(known) => {
+                known.vetted = true;
+                Ok(known.addresses.clone())
+            }
+            None => Ok(ip_literal(host).into_iter().collect()),
+        }
+    }
+
+    /// Nobody answers at these addresses: the name may have moved.
+    pub(super) fn forget(&self, host: &str) {
+        lock(&self.known).retain(|name, known| known.vetted || name != host);
     }
 
     pub(super) fn proxies(&self) -> &Proxies {

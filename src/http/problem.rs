@@ -9,6 +9,7 @@ use super::Response;
 use super::url::Url;
 use crate::error::{Again, Error, Kind};
 use crate::retry::Clock;
+use crate::secret::Secret;
 
 /// An error body is read this far; a registry's envelope is a few hundred bytes.
 const BODY_LIMIT: u64 = 64 << 10;
@@ -19,16 +20,16 @@ const MESSAGE_LIMIT: usize = 500;
 /// The error envelope of the distribution specification (spec.md, "Error codes").
 #[derive(Deserialize)]
 struct Envelope {
-    #[serde(default)]
     errors: Vec<Entry>,
 }
 
+/// Code and message are texts; some registries send numbers.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(default)]
-    code: String,
+    code: serde_json::Value,
     #[serde(default)]
-    message: Option<String>,
+    message: serde_json::Value,
 }
 
 /// The error that `response` is, with the server's own words.
@@ -53,13 +54,18 @@ pub(crate) fn problem_saying(
         true => String::new(),
         false => format!(", redirected to {}", response.url.origin()),
     };
+    let via = match &response.via {
+        Some(proxy) => format!(" through the proxy {proxy}"),
+        None => String::new(),
+    };
+    let sent = response.sent.clone();
     let said = match method {
         "HEAD" => String::new(),
         _ => read(response),
     };
-    let mut why = format!("{method} {asked}{from}: {}", status_text(status));
+    let mut why = format!("{method} {asked}{from}{via}: {}", status_text(status));
     if !said.is_empty() {
-        why = format!("{why}: {said}");
+        why = format!("{why}: {}", without(&said, sent.as_ref()));
     }
     if let Some(limit) = limit {
         why = format!("{why} ({limit})");
@@ -86,11 +92,18 @@ fn status_text(status: u16) -> String {
     }
 }
 
+/// What a server says, without the credentials that it was sent.
+fn without(said: &str, sent: Option<&Secret>) -> String {
+    match sent.and_then(|sent| sent.expose().split(' ').next_back()) {
+        Some(secret) if !secret.is_empty() => said.replace(secret, "…"),
+        _ => said.to_owned(),
+    }
+}
+
 /// What the body says: `CODE: message` of each error, or its text where it is short and plain.
 fn spoken(response: Response) -> String {
-    let is_html = response
-        .header("content-type")
-        .is_some_and(|value| value.contains("html"));
+    let kind = response.header("content-type").unwrap_or_default();
+    let (is_html, is_xml) = (kind.contains("html"), kind.contains("xml"));
     let Ok(body) = response.bytes_up_to(BODY_LIMIT) else {
         return String::new();
     };
@@ -98,13 +111,7 @@ fn spoken(response: Response) -> String {
         let spoken: Vec<String> = envelope
             .errors
             .into_iter()
-            .map(
-                |entry| match (entry.code.as_str(), entry.message.as_deref()) {
-                    (code, None | Some("")) => code.to_owned(),
-                    ("", Some(message)) => message.to_owned(),
-                    (code, Some(message)) => format!("{code}: {message}"),
-                },
-            )
+            .map(|entry| code_and_message(&text(&entry.code), &text(&entry.message)))
             .filter(|text| !text.is_empty())
             .collect();
         if !spoken.is_empty() {
@@ -118,10 +125,42 @@ fn spoken(response: Response) -> String {
             .find_map(|name| map.get(*name)?.as_str());
         return text.map(shorten).unwrap_or_default();
     }
-    if is_html {
+    let body = String::from_utf8_lossy(&body);
+    let body = body.trim_start_matches('\u{feff}').trim();
+    if is_html || body.starts_with("<!DOCTYPE") || body.starts_with("<html") {
         return "an HTML page instead of an answer".to_owned();
     }
-    shorten(String::from_utf8_lossy(&body).trim())
+    if is_xml || body.starts_with("<?xml") {
+        // Storage services; the rest of their text repeats the signature of the request.
+        let said = code_and_message(element(body, "Code"), element(body, "Message"));
+        return shorten(&said);
+    }
+    shorten(body)
+}
+
+fn code_and_message(code: &str, message: &str) -> String {
+    match (code, message) {
+        (code, "") => code.to_owned(),
+        ("", message) => message.to_owned(),
+        (code, message) => format!("{code}: {message}"),
+    }
+}
+
+fn text(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The text of the first element of this name.
+fn element<'x>(xml: &'x str, name: &str) -> &'x str {
+    let found = || {
+        let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+    };
+    found().unwrap_or_default()
 }
 
 fn shorten(text: &str) -> String {

@@ -49,13 +49,17 @@ impl Proxies {
     /// A proxy URL that is none; the variable is named and nothing of its value is shown, as it
     /// may hold a password.
     pub(crate) fn from_env(env: &Env) -> Result<Self> {
-        let all = read(env, "ALL_PROXY", "all_proxy")?;
         let except = env
             .first(&["NO_PROXY", "no_proxy"])
             .map(|(_, text)| text.split([',', ' ']).filter_map(Except::parse).collect());
+        // The one for all may be of a kind that we do not know, as long as nobody asks for it.
+        let or_all = |proxy: Option<Proxy>| match proxy {
+            Some(proxy) => Ok(Some(proxy)),
+            None => read(env, "ALL_PROXY", "all_proxy"),
+        };
         Ok(Proxies {
-            http: read(env, "HTTP_PROXY", "http_proxy")?.or_else(|| all.clone()),
-            https: read(env, "HTTPS_PROXY", "https_proxy")?.or(all),
+            http: or_all(read(env, "HTTP_PROXY", "http_proxy")?)?,
+            https: or_all(read(env, "HTTPS_PROXY", "https_proxy")?)?,
             except: except.unwrap_or_default(),
         })
     }
@@ -79,7 +83,10 @@ impl Proxies {
 pub(crate) fn is_loopback(host: &str) -> bool {
     match ip_literal(host) {
         Some(address) => address.to_canonical().is_loopback(),
-        None => host == "localhost" || host.ends_with(".localhost"),
+        None => {
+            let host = host.trim_end_matches('.');
+            host == "localhost" || host.ends_with(".localhost")
+        }
     }
 }
 
@@ -98,7 +105,7 @@ fn read(env: &Env, upper: &str, lower: &str) -> Result<Option<Proxy>> {
         .advise("write it as `http://[user:password@]host:port`"))
     };
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-    if !matches!(scheme, "http" | "https") {
+    if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
         return refuse("its scheme is neither http nor https");
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -254,6 +261,15 @@ mod tests {
         );
         assert_eq!(chosen(&all, "https://x/").as_deref(), Some("http://all:1"));
         assert_eq!(chosen(&proxies(&[("https_proxy", "")]), "https://x/"), None);
+        let unused = proxies(&[
+            ("ALL_PROXY", "socks5://s:1"),
+            ("http_proxy", "HTTP://plain:1"),
+            ("https_proxy", "http://tls:1"),
+        ]);
+        assert_eq!(
+            chosen(&unused, "https://x/").as_deref(),
+            Some("http://tls:1")
+        );
     }
 
     #[test]

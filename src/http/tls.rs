@@ -1,6 +1,6 @@
 //! TLS: which certificates are believed, and the connector that wraps a byte stream.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -63,8 +63,13 @@ struct Trust {
     /// Which hosts may turn out to speak plain HTTP.
     may_be_plain: Box<dyn Fn(&Url) -> bool + Send + Sync>,
     /// Origins whose port answered, but not with TLS.
-    not_tls: Mutex<HashSet<String>>,
+    not_tls: Mutex<HashMap<String, &'static str>>,
+    /// Origins that TLS worked with: whatever happens later, they are no plain HTTP servers.
+    spoken: Mutex<HashSet<String>>,
 }
+
+/// The one sure sign that a port speaks no TLS.
+const SOMETHING_ELSE: &str = "its answer is something else";
 
 /// How a handshake failed.
 enum Failed {
@@ -101,14 +106,14 @@ impl Tls {
                     .advise("write the certificate in PEM, with its BEGIN and END lines")
             })?);
         }
-        let (files, folders) = match (env.get("SSL_CERT_FILE"), env.get("SSL_CERT_DIR")) {
-            (None, None) => (BUNDLES.map(str::to_owned).to_vec(), vec![FOLDER.to_owned()]),
-            (file, folders) => (
-                file.map(str::to_owned).into_iter().collect(),
-                folders
-                    .map(|folders| folders.split(':').map(str::to_owned).collect())
-                    .unwrap_or_default(),
-            ),
+        // Each variable stands for its own default, as with Go and OpenSSL.
+        let files = match env.get("SSL_CERT_FILE") {
+            Some(file) => vec![file.to_owned()],
+            None => BUNDLES.map(str::to_owned).to_vec(),
+        };
+        let folders = match env.get("SSL_CERT_DIR") {
+            Some(folders) => folders.split(':').map(str::to_owned).collect(),
+            None => vec![FOLDER.to_owned()],
         };
         Ok(Tls(Arc::new(Trust {
             extra,
@@ -123,12 +128,23 @@ impl Tls {
             with_identity: OnceLock::new(),
             may_be_plain: Box::new(may_be_plain),
             not_tls: Mutex::default(),
+            spoken: Mutex::default(),
         })))
     }
 
     /// Whether a connection to the server of `url` failed because its port speaks no TLS at all.
     pub(super) fn is_not_tls(&self, url: &Url) -> bool {
-        lock(&self.0.not_tls).contains(&url.origin())
+        lock(&self.0.not_tls).contains_key(&url.origin())
+    }
+
+    /// Whether such a port said something, so that it was not only too slow.
+    pub(super) fn is_something_else(&self, url: &Url) -> bool {
+        lock(&self.0.not_tls).get(&url.origin()) == Some(&SOMETHING_ELSE)
+    }
+
+    /// Whether TLS with the server of `url` worked before.
+    pub(super) fn is_spoken_by(&self, url: &Url) -> bool {
+        lock(&self.0.spoken).contains(&url.origin())
     }
 
     /// Makes the TLS connection to the host of `details.uri` over `stream`.
@@ -145,17 +161,20 @@ impl Tls {
         let mut conn = ClientConnection::new(Arc::clone(config), name)
             .map_err(|error| Error::new(Kind::Network, format!("TLS: {error}")))?;
         let mut sock = TransportAdapter::new(stream, details.current_time.clone());
-        let may_be_plain = (self.0.may_be_plain)(&url);
+        let may_be_plain = (self.0.may_be_plain)(&url) && !self.is_spoken_by(&url);
         let mut first = details.timeout;
         if may_be_plain && *first.after > HELLO_PATIENCE {
             first.after = HELLO_PATIENCE.into();
         }
         sock.set_timeout(first);
         match handshake(&mut conn, &mut sock, details.timeout, may_be_plain) {
-            Ok(()) => {}
+            Ok(()) => {
+                lock(&self.0.spoken).insert(url.origin());
+                lock(&self.0.not_tls).remove(&url.origin());
+            }
             Err(Failed::Tls(error)) => return Err(error),
             Err(Failed::NotTls(why)) => {
-                lock(&self.0.not_tls).insert(url.origin());
+                lock(&self.0.not_tls).insert(url.origin(), why);
                 return Err(Error::new(
                     Kind::Network,
                     format!("the server does not speak TLS: {why}"),
@@ -212,7 +231,7 @@ fn handshake(
         match conn.process_new_packets() {
             Ok(_) => {}
             Err(rustls::Error::InvalidMessage(_)) if !heard => {
-                return Err(Failed::NotTls("its answer is something else"));
+                return Err(Failed::NotTls(SOMETHING_ELSE));
             }
             Err(error) => {
                 // The alert tells the server why; whether it arrives does not matter.
@@ -271,29 +290,36 @@ fn tls_error(error: &rustls::Error) -> Error {
                 _ => error,
             }
         }
-        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            Error::new(Kind::Denied, "the server wants a client certificate")
-        }
-        // Said of a client's certificate: its own was good.
-        rustls::Error::AlertReceived(
-            alert @ (AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied),
-        ) => Error::new(
-            Kind::Denied,
-            format!("the server refuses the client certificate, or wants one ({alert:?})"),
-        ),
+        rustls::Error::AlertReceived(alert) => client_refused(*alert)
+            .unwrap_or_else(|| Error::new(Kind::Network, format!("TLS: {error}"))),
         other => Error::new(Kind::Network, format!("TLS: {other}")),
     }
 }
 
-/// A failure of TLS that went through a reader or writer.
-pub(super) fn error_inside(error: &io::Error) -> Option<Error> {
-    error.get_ref()?.downcast_ref().map(tls_error)
+/// What a server says of a client's certificate. In TLS 1.3 it says so after the handshake, where
+/// the first answer is read.
+pub(super) fn refusal_inside(error: &io::Error) -> Option<Error> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => client_refused(*alert),
+        _ => None,
+    }
+}
+
+fn client_refused(alert: AlertDescription) -> Option<Error> {
+    let why = match alert {
+        AlertDescription::CertificateRequired => "the server wants a client certificate".to_owned(),
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => {
+            format!("the server refuses the client certificate, or wants one ({alert:?})")
+        }
+        _ => return None,
+    };
+    Some(Error::new(Kind::Denied, why))
 }
 
 /// A client certificate with its key, which belong together.
@@ -370,9 +396,13 @@ impl Trust {
                 continue;
             };
             for entry in entries.flatten().take(FOLDER_LIMIT) {
-                // Debian's links to single certificates repeat its bundle.
-                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
                 let path = entry.path();
+                // Debian's links to single certificates repeat its bundle. A folder that the user
+                // names may be a mounted secret, whose files are links.
+                let is_file = match folder == FOLDER {
+                    true => entry.file_type().is_ok_and(|kind| kind.is_file()),
+                    false => fs::metadata(&path).is_ok_and(|found| found.is_file()),
+                };
                 if is_file
                     && !self
                         .files
@@ -397,17 +427,17 @@ fn read_bundle(path: &str) -> Vec<CertificateDer<'static>> {
 }
 
 /// The certificates of a PEM text.
-fn certificates(text: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(text: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, &'static str> {
     let mut found = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(text) {
-        let certificate = certificate.map_err(|_| "is not valid PEM".to_owned())?;
+        let certificate = certificate.map_err(|_| "is not valid PEM")?;
         RootCertStore::empty()
             .add(certificate.clone())
-            .map_err(|error| format!("has a certificate that cannot be read: {error}"))?;
+            .map_err(|_| "has a certificate that cannot be read")?;
         found.push(certificate);
     }
     match found.is_empty() {
-        true => Err("has no certificate in it".to_owned()),
+        true => Err("has no certificate in it"),
         false => Ok(found),
     }
 }

@@ -228,6 +228,17 @@ pub(crate) fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     if host.is_empty() || (!host.starts_with('[') && !host.bytes().all(good)) {
         return None;
     }
+    // Resolvers read `127.1`, `0x7f.1` and `2130706433` as addresses; a host that ends in a number
+    // and is no address as we read them is no host at all (the URL standard's host parser).
+    let last = host.trim_end_matches('.').rsplit('.').next();
+    let number = |label: &str| {
+        let hex = label.strip_prefix("0x").or(label.strip_prefix("0X"));
+        hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+            || (!label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()))
+    };
+    if last.is_some_and(number) && ip_literal(host).is_none() {
+        return None;
+    }
     match port.strip_prefix(':') {
         None if port.is_empty() => Some((host, None)),
         // RFC 3986, section 3.2.3: the port may be empty.
@@ -315,6 +326,11 @@ mod tests {
             "https://a:99999/",
             "https://[::1/",
             "https://a\\b/",
+            "https://127.1/",
+            "https://0x7f000001/",
+            "https://2130706433/",
+            "https://127.0.0.01/",
+            "https://127.0.0.1./",
         ] {
             assert!(Url::parse(text).is_err(), "{text} was taken");
         }

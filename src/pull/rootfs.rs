@@ -45,9 +45,13 @@ pub(crate) fn rootfs(
         .iter()
         .zip(diff_ids)
         .enumerate()
-        .map(|(at, (blob, diff_id))| Layer { at, blob, diff_id })
+        .map(|(at, (blob, diff_id))| Layer {
+            at,
+            count: diff_ids.len(),
+            blob,
+            diff_id,
+        })
         .collect();
-    let count = layers.len();
     let bars = layers.iter().map(|layer| {
         let label = format!("layer {} {}", layer.at + 1, layer.blob.digest.short());
         (label, layer.blob.size)
@@ -61,15 +65,7 @@ pub(crate) fn rootfs(
     };
     // The largest first: the others fill the time that it takes.
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
-    let fetched = context.workers.map(&layers, |layer, _| {
-        pull.layer(layer).doing(|| {
-            format!(
-                "layer {} of {count} ({})",
-                layer.at + 1,
-                layer.blob.digest.short()
-            )
-        })
-    });
+    let fetched = context.workers.map(&layers, |layer, _| pull.layer(layer));
     let rootfs = pull.merger.into_rootfs();
     match fetched {
         Ok(_) => rootfs.finish()?,
@@ -85,8 +81,18 @@ pub(crate) fn rootfs(
 struct Layer<'l> {
     /// Position from the bottom, starting at 0.
     at: usize,
+    /// How many there are.
+    count: usize,
     blob: &'l Descriptor,
     diff_id: &'l Digest,
+}
+
+impl Layer<'_> {
+    /// As errors name it.
+    fn name(&self) -> String {
+        let (number, digest) = (self.at + 1, self.blob.digest.short());
+        format!("layer {number} of {} ({digest})", self.count)
+    }
 }
 
 struct Pull<'p, 'a> {
@@ -119,7 +125,9 @@ impl Pull<'_, '_> {
         };
         match complete {
             Ok(complete) => self.merger.add(layer.at, complete),
-            Err(Failure::Final(error) | Failure::WrongBytes(error)) => Err(error),
+            Err(Failure::Final(error) | Failure::WrongBytes(error)) => {
+                Err(error.doing(layer.name()))
+            }
         }
     }
 
@@ -141,7 +149,12 @@ impl Pull<'_, '_> {
         };
         match unpacked {
             Ok((tree, plain)) => match blob.finish() {
-                Ok(blob) => Ok(Complete { tree, blob, plain }),
+                Ok(blob) => Ok(Complete {
+                    name: layer.name(),
+                    tree,
+                    blob,
+                    plain,
+                }),
                 Err(error) => Err(wrong_or_final(error)),
             },
             // Whether the image is broken or its bytes are is known when all of them were read.
@@ -205,6 +218,8 @@ struct Waiting {
 
 /// A layer with the proofs that its bytes are right.
 struct Complete {
+    /// Whoever merges it, an error is this layer's.
+    name: String,
     tree: Unpacked,
     blob: Verified,
     plain: Verified,
@@ -226,7 +241,9 @@ impl<'m> Merger<'m> {
         lock(&self.state).complete.insert(at, layer);
         while let Some(layer) = self.take_next() {
             // After a failure nobody merges any more: `merging` stays as it is.
-            self.rootfs.merge(layer.tree, layer.blob, layer.plain)?;
+            self.rootfs
+                .merge(layer.tree, layer.blob, layer.plain)
+                .doing(|| layer.name)?;
             let mut state = lock(&self.state);
             state.merging = false;
             state.next += 1;

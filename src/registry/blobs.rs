@@ -6,7 +6,7 @@ use super::{Access, Remote};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{BodyReader, Reach, Request, Response, Url};
 use crate::oci::manifest::Descriptor;
-use crate::retry::{Attempts, Patience};
+use crate::retry::Attempts;
 
 /// The bytes of one blob, not yet believed: whoever reads wraps it in
 /// [`crate::oci::digest::Checked`].
@@ -15,13 +15,14 @@ use crate::retry::{Attempts, Patience};
 /// bytes that were delivered already are read again and dropped.
 pub(crate) struct BlobReader<'r, 'a> {
     remote: &'r Remote<'a>,
+    /// The digest, for people.
+    name: String,
     size: u64,
     source: Source,
     body: Option<BodyReader>,
     /// Bytes delivered so far.
     at: u64,
     attempts: Attempts<'r>,
-    failed_since_progress: bool,
 }
 
 /// Where a blob comes from.
@@ -77,12 +78,12 @@ impl<'a> Remote<'a> {
     ) -> Result<BlobReader<'r, 'a>> {
         let mut reader = BlobReader {
             remote: self,
+            name: descriptor.digest.short(),
             size: descriptor.size,
             source,
             body: None,
             at: 0,
-            attempts: Attempts::new(self.clock(), Patience::REGISTRY),
-            failed_since_progress: false,
+            attempts: self.attempts(),
         };
         reader.connect()?;
         Ok(reader)
@@ -112,12 +113,22 @@ impl BlobReader<'_, '_> {
     fn connect_once(&self) -> Result<BodyReader> {
         let range = (self.at > 0).then(|| format!("bytes={}-", self.at));
         let response = self.request(range.as_deref())?;
-        match (response.status, &range) {
-            (206, Some(_)) if starts_at(&response, self.at) => Ok(response.into_reader()),
-            // Whatever it is, it is not the part that was asked for: all of it, then.
-            (206 | 416, _) => self.skip(self.request(None)?),
-            _ => self.skip(response),
+        if range.is_some() {
+            match (response.status, Part::of(&response)) {
+                (206, Some(part)) if part.first == self.at => {
+                    self.check_size(part.total)?;
+                    return Ok(response.into_reader());
+                }
+                // Whatever it is, it is not the part that was asked for: all of it, then. The body
+                // of a 416 is left alone (Quirk(distribution 2.8): it is shorter than it says).
+                (206 | 416, _) => {
+                    drop(response);
+                    return self.skip(self.request(None)?);
+                }
+                _ => {}
+            }
         }
+        self.skip(response)
     }
 
     fn request(&self, range: Option<&str>) -> Result<Response> {
@@ -136,15 +147,23 @@ impl BlobReader<'_, '_> {
 
     /// The body of a whole answer, without the bytes that were delivered already.
     fn skip(&self, response: Response) -> Result<BodyReader> {
-        let (Source::Registry(url) | Source::Foreign(url)) = &self.source;
+        let url = self.url();
         let response = self.remote.successful("GET", url, response)?;
-        if let Some(length) = response.content_length()
-            && length != self.size
-        {
-            return Err(Error::hostile(format!(
-                "GET {url}: the server has {length} bytes for it, its descriptor says {}",
-                self.size
+        let starts = match response.status {
+            200 | 203 => true,
+            206 => Part::of(&response).is_some_and(|part| part.first == 0),
+            _ => false,
+        };
+        if !starts {
+            return Err(Error::registry(format!(
+                "GET {}: status {} for a whole blob",
+                self.remote.as_reached(url),
+                response.status
             )));
+        }
+        match response.status {
+            206 => self.check_size(Part::of(&response).and_then(|part| part.total))?,
+            _ => self.check_size(response.content_length())?,
         }
         let mut body = response.into_reader();
         let skipped = io::copy(&mut (&mut body).take(self.at), &mut io::sink())
@@ -155,11 +174,27 @@ impl BlobReader<'_, '_> {
         }
     }
 
+    /// A server that has another number of bytes has another blob: trying again cannot help.
+    fn check_size(&self, has: Option<u64>) -> Result<()> {
+        match has {
+            Some(has) if has != self.size => Err(Error::registry(format!(
+                "GET {}: the server has {has} bytes for it, its descriptor says {}",
+                self.remote.as_reached(self.url()),
+                self.size
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn url(&self) -> &Url {
+        let (Source::Registry(url) | Source::Foreign(url)) = &self.source;
+        url
+    }
+
     fn wait_after(&mut self, error: Error) -> Result<()> {
-        self.failed_since_progress = true;
         let error = match self.at {
             0 => error,
-            at => error.doing(format!("read at byte {at} of {}", self.size)),
+            at => error.doing(format!("read {} at byte {at} of {}", self.name, self.size)),
         };
         self.attempts
             .wait_after(error, &self.remote.gate, self.remote.report())
@@ -173,6 +208,9 @@ impl Read for BlobReader<'_, '_> {
         }
         loop {
             let Some(body) = &mut self.body else {
+                if self.at >= self.size {
+                    return Ok(0);
+                }
                 self.connect().map_err(Error::into_io)?;
                 continue;
             };
@@ -180,13 +218,15 @@ impl Read for BlobReader<'_, '_> {
                 Ok(0) if self.at < self.size => cut_off(self.at),
                 Ok(n) => {
                     self.at += n as u64;
-                    if self.failed_since_progress {
-                        self.failed_since_progress = false;
-                        self.attempts.progress();
-                    }
+                    self.attempts.progress();
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // All bytes are there: how the connection ends is nobody's concern.
+                Err(_) if self.at >= self.size => {
+                    self.body = None;
+                    return Ok(0);
+                }
                 Err(error) => Error::io(Kind::Network, error),
             };
             self.body = None;
@@ -203,12 +243,25 @@ fn cut_off(at: u64) -> Error {
     .again(Again::Later { after: None })
 }
 
-/// Whether a 206 delivers from byte `at` on (RFC 9110, section 14.4).
-fn starts_at(response: &Response, at: u64) -> bool {
-    let range = response.header("content-range").unwrap_or_default();
-    let range = range.trim().strip_prefix("bytes").unwrap_or_default();
-    let first = range.trim_start().split('-').next().unwrap_or_default();
-    first.trim().parse() == Ok(at)
+/// What a 206 delivers (RFC 9110, section 14.4).
+struct Part {
+    first: u64,
+    /// The size of the whole, where the server says it.
+    total: Option<u64>,
+}
+
+impl Part {
+    fn of(response: &Response) -> Option<Self> {
+        let range = response.header("content-range")?.trim();
+        let (unit, range) = range.split_once(' ')?;
+        let (part, total) = range.trim().split_once('/')?;
+        let (first, _) = part.split_once('-')?;
+        Some(Part {
+            first: first.trim().parse().ok()?,
+            total: total.trim().parse().ok(),
+        })
+        .filter(|_| unit.eq_ignore_ascii_case("bytes"))
+    }
 }
 
 impl Remote<'_> {
@@ -240,7 +293,13 @@ impl Remote<'_> {
             Ok(bytes)
         };
         match fetch() {
-            Err(error) if error.kind() == Kind::Hostile && descriptor.size <= limit => fetch(),
+            Err(error) if error.kind() == Kind::Hostile && descriptor.size <= limit => {
+                self.report().info(format!(
+                    "{}: {error}: fetching it once more",
+                    descriptor.digest.short()
+                ));
+                fetch()
+            }
             outcome => outcome,
         }
         .doing(|| format!("{}: fetch {}", self.repository, descriptor.digest))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Access, Remote};
-use crate::error::{Again, Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::http::{Payload, Response, Url};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{ACCEPT, Descriptor, Document};
@@ -78,7 +78,10 @@ impl Remote<'_> {
 
     fn digest_by_get(&self, reference: Reference<'_>) -> Result<Option<Digest>> {
         match self.get(reference) {
-            Ok((bytes, _)) => {
+            Ok((bytes, media_type)) => {
+                // A page of a captive portal has a digest too.
+                Document::parse(&bytes, &media_type)
+                    .doing(|| format!("{}: look up {reference}", self.repository))?;
                 let digest = Digest::of(&bytes);
                 Ok(match reference {
                     Reference::Digest(asked) => asked.check(&bytes).is_ok().then(|| asked.clone()),
@@ -127,7 +130,11 @@ impl Remote<'_> {
 
     fn manifest_by_digest(&self, digest: &Digest, size: Option<u64>) -> Result<Fetched> {
         let (mut bytes, mut media_type) = self.get_when_consistent(digest)?;
-        if digest.check(&bytes).is_err() {
+        if let Err(error) = digest.check(&bytes) {
+            self.report().info(format!(
+                "{}: manifest: {error}: fetching it once more",
+                self.repository
+            ));
             (bytes, media_type) = self.get_when_consistent(digest)?;
             digest.check(&bytes)?;
         }
@@ -150,14 +157,16 @@ impl Remote<'_> {
 
     fn get_when_consistent(&self, digest: &Digest) -> Result<(Vec<u8>, String)> {
         let started = self.clock().elapsed();
+        let mut told = false;
         loop {
             match self.get(Reference::Digest(digest)) {
-                Err(error) if error.is_missing() => {
+                // What a mirror does not have, the origin may.
+                Err(error) if error.is_missing() && !self.is_mirror => {
                     let waited = self.clock().elapsed().saturating_sub(started);
                     if waited + CONSISTENCY_PAUSE > CONSISTENCY {
                         return Err(error);
                     }
-                    if waited < CONSISTENCY_PAUSE {
+                    if !std::mem::replace(&mut told, true) {
                         self.report().info(format!(
                             "{}: {digest} is not there (yet): looking again for {} s",
                             self.repository,
@@ -183,16 +192,7 @@ impl Remote<'_> {
                 .header("content-type")
                 .unwrap_or_default()
                 .to_owned();
-            let announced = response.content_length();
-            let bytes = response.bytes(MANIFEST_LIMIT)?;
-            match announced {
-                Some(length) if length != bytes.len() as u64 => Err(Error::new(
-                    Kind::Network,
-                    format!("GET {url}: the answer was cut off"),
-                )
-                .again(Again::Later { after: None })),
-                _ => Ok((bytes, media_type)),
-            }
+            Ok((response.bytes(MANIFEST_LIMIT)?, media_type))
         })
     }
 
@@ -214,7 +214,7 @@ impl Remote<'_> {
                     .payload(Payload::Bytes(bytes))
             })
             .doing(|| format!("{}: push {reference}", self.repository))?;
-        check_answer(&response, &url, &Digest::of(bytes), reference)
+        check_answer(&response, &response.url, &Digest::of(bytes), reference)
     }
 
     fn manifest_url(&self, reference: Reference<'_>) -> Result<Url> {

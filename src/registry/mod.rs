@@ -20,6 +20,9 @@ pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
 pub(crate) use uploads::Send;
 
+/// New tokens for one request that writes. The first one may be another worker's, and end with it.
+const RENEWALS: u32 = 3;
+
 /// One repository of one registry.
 pub(crate) struct Remote<'a> {
     client: &'a Client<'a>,
@@ -27,6 +30,9 @@ pub(crate) struct Remote<'a> {
     registry: Url,
     auth: Authenticator<'a>,
     gate: Gate,
+    pieces: uploads::Pieces,
+    /// There is another registry with the same images.
+    is_mirror: bool,
 }
 
 /// What a request is for; decides what the token must allow.
@@ -51,6 +57,21 @@ impl<'a> Remote<'a> {
             repository,
             registry,
             gate: Gate::default(),
+            pieces: uploads::Pieces::default(),
+            is_mirror: false,
+        })
+    }
+
+    /// The same repository at a mirror: what fails there is asked for elsewhere, so nobody waits
+    /// long for it.
+    pub(crate) fn of_mirror(
+        client: &'a Client<'a>,
+        repository: Repository,
+        credentials: Credentials,
+    ) -> Result<Self> {
+        Ok(Remote {
+            is_mirror: true,
+            ..Remote::new(client, repository, credentials)?
         })
     }
 
@@ -64,6 +85,14 @@ impl<'a> Remote<'a> {
 
     fn report(&self) -> &'a Report {
         self.client.context().report
+    }
+
+    fn attempts(&self) -> Attempts<'a> {
+        let patience = match self.is_mirror {
+            true => Patience::MIRROR,
+            false => Patience::REGISTRY,
+        };
+        Attempts::new(self.clock(), patience)
     }
 
     /// `/v2/NAME/REST` at the registry.
@@ -90,7 +119,7 @@ impl<'a> Remote<'a> {
 
     /// Runs `attempt` until it succeeds or fails for good.
     fn until_answered<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        let mut attempts = Attempts::new(self.clock(), Patience::REGISTRY);
+        let mut attempts = self.attempts();
         loop {
             self.gate.pass(self.clock());
             match attempt() {
@@ -101,7 +130,7 @@ impl<'a> Remote<'a> {
     }
 
     /// One attempt, with the login that the registry wants. A token may have ended meanwhile, so
-    /// one 401 is answered with a new one.
+    /// a 401 is answered with a new one.
     fn send_once<'r>(
         &self,
         method: &'static str,
@@ -111,21 +140,64 @@ impl<'a> Remote<'a> {
     ) -> Result<Response> {
         let scope = self.scope(access);
         let mut authorization = self.authorization_for(url, &scope)?;
-        let mut renewed = false;
+        let mut left = match access {
+            Access::Pull => 1,
+            Access::Push | Access::Mount(_) => RENEWALS,
+        };
         loop {
-            let request = make(Request::new(method, url))
-                .authorization(authorization.as_ref())
-                .may_be_plain();
+            let request = make(self.request(method, url)).authorization(authorization.as_ref());
             let response = self.client.send(request)?;
-            if response.status != 401 || renewed {
+            if response.status != 401 || left == 0 {
                 return Ok(response);
             }
-            renewed = true;
-            authorization = Some(
-                self.auth
-                    .renew(&response, &scope, authorization.as_ref())
-                    .doing(|| format!("{method} {url}"))?,
-            );
+            left -= 1;
+            let response = response.settled();
+            let other = self
+                .auth
+                .renew(&response, &scope, authorization.as_ref())
+                .doing(|| format!("{method} {}", self.as_reached(url)))?;
+            let Some(other) = other else {
+                return Ok(response);
+            };
+            authorization = Some(other);
+        }
+    }
+
+    /// A request to the registry itself, or to where it says that an upload goes on.
+    fn request<'r>(&self, method: &'static str, url: &Url) -> Request<'r> {
+        match self.is_own(url) {
+            true => Request::new(method, url).may_be_plain(),
+            false => Request::new(method, url).named_by(&self.own_url()),
+        }
+    }
+
+    /// The registry as it is reached.
+    fn own_url(&self) -> Url {
+        match self.client.is_plain(&self.registry) {
+            true => self.registry.with_scheme(Scheme::Http),
+            false => self.registry.clone(),
+        }
+    }
+
+    /// `url` as it was asked for: a registry may turn out to speak plain HTTP.
+    fn as_reached(&self, url: &Url) -> Url {
+        match self.is_own(url) {
+            true => url.with_scheme(self.own_url().scheme()),
+            false => url.clone(),
+        }
+    }
+
+    /// `url`, which the registry named, with the scheme that it is reached by.
+    ///
+    /// Quirk(registries behind a TLS proxy): they name their own scheme. The host is the same, so
+    /// HTTPS is meant.
+    fn with_own_scheme(&self, url: Url) -> Url {
+        let own = self.own_url();
+        let same_place = url.host() == own.host()
+            && (!url.has_port() || url.port() == own.port() || !own.has_port());
+        match own.is_https() && !url.is_https() && same_place {
+            true => own.join(url.target()).unwrap_or(url),
+            false => url,
         }
     }
 
@@ -161,13 +233,10 @@ impl<'a> Remote<'a> {
     }
 
     fn problem(&self, method: &'static str, url: &Url, response: Response) -> Error {
-        // A registry that speaks plain HTTP answers from another scheme than was asked.
-        let asked = match self.is_own(url) && self.is_own(&response.url) {
-            true => response.url.clone(),
-            false => url.clone(),
-        };
-        let error = problem(method, &asked, response, self.clock());
-        match error.is_denied() {
+        let own = self.is_own(&response.url);
+        let error = problem(method, &self.as_reached(url), response, self.clock());
+        // Another server's refusal has nothing to do with this login.
+        match error.is_denied() && own {
             true => self.auth.advise(error),
             false => error,
         }

@@ -1,10 +1,12 @@
 //! The list of tags, page by page.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 
 use super::{Access, Remote};
-use crate::error::{Doing, Error, Kind, Result};
-use crate::http::{Response, Url};
+use crate::error::{Again, Doing, Error, Kind, Result};
+use crate::http::Url;
 use crate::oci::json;
 
 /// One page is read this far: a thousand tags of 128 characters take 130 KiB, but some registries
@@ -17,10 +19,19 @@ const PAGE_SIZES: [Option<u32>; 3] = [Some(1000), Some(100), None];
 /// More pages than any repository has.
 const MOST_PAGES: usize = 10_000;
 
+/// More tags than any repository has; a hostile registry costs us this many names.
+const MOST_TAGS: usize = 1_000_000;
+
 #[derive(Deserialize)]
-struct Page {
+struct Listed {
     #[serde(default)]
     tags: Option<Vec<Option<String>>>,
+}
+
+struct Page {
+    url: Url,
+    tags: Vec<String>,
+    next: Option<Url>,
 }
 
 impl Remote<'_> {
@@ -37,76 +48,141 @@ impl Remote<'_> {
     }
 
     fn list_tags(&self) -> Result<Vec<String>> {
-        let (mut url, mut page) = self.first_page()?;
+        let mut page = self.first_page()?;
+        let mut asked = HashSet::new();
         let mut tags = Vec::new();
-        for _ in 0..MOST_PAGES {
-            let next = next_page(&page, &url)?;
-            let bytes = page.bytes(PAGE_LIMIT)?;
-            let read: Page = json::object(&bytes).map_err(|_| {
-                Error::registry(format!("GET {url}: the answer is not a list of tags"))
-            })?;
-            tags.extend(read.tags.unwrap_or_default().into_iter().flatten());
-            let Some(next) = next else {
+        loop {
+            tags.extend(page.tags);
+            if tags.len() > MOST_TAGS || asked.len() > MOST_PAGES {
+                return Err(Error::hostile(format!(
+                    "GET {}: the list of tags does not end",
+                    page.url
+                )));
+            }
+            let Some(next) = page.next else {
                 return Ok(tags);
             };
+            let next = self.with_own_scheme(next);
             if !self.is_own(&next) {
                 return Err(Error::hostile(format!(
-                    "GET {url}: the next page of tags is said to be on {}",
+                    "GET {}: the next page of tags is said to be on {}",
+                    page.url,
                     next.origin()
                 )));
             }
-            if next == url {
+            if !asked.insert(next.expose()) {
                 return Err(Error::registry(format!(
-                    "GET {url}: the list of tags leads back to itself"
+                    "GET {}: the list of tags leads back to itself",
+                    page.url
                 )));
             }
-            url = next;
-            page = self.send("GET", &url, Access::Pull, |request| request)?;
+            page = self.page(&next)?;
         }
-        Err(Error::hostile(format!(
-            "GET {url}: the list of tags has more than {MOST_PAGES} pages"
-        )))
     }
 
-    fn first_page(&self) -> Result<(Url, Response)> {
+    fn first_page(&self) -> Result<Page> {
         let plain = self.url("tags/list")?;
-        let mut refusal = None;
-        for size in PAGE_SIZES {
-            let url = match size {
-                Some(n) => plain.with_query(&[("n", &n.to_string())]),
-                None => plain.clone(),
-            };
-            match self.send("GET", &url, Access::Pull, |request| request) {
-                Ok(page) => return Ok((url, page)),
-                Err(error) if matches!(error.kind(), Kind::Registry | Kind::Missing) => {
-                    refusal = Some(error);
+        let [sizes @ .., last] = PAGE_SIZES;
+        for size in sizes {
+            match self.page(&with_size(&plain, size)) {
+                // A size that is too large is refused at once, and for good.
+                Err(error)
+                    if error.kind() == Kind::Registry && error.can_try_again() == Again::Never =>
+                {
+                    self.report()
+                        .debug(|| format!("{error}; asking for smaller pages"));
                 }
-                Err(error) => return Err(error),
+                page => return page,
             }
         }
-        Err(refusal.unwrap_or_else(|| Error::registry("the list of tags cannot be asked for")))
+        self.page(&with_size(&plain, last))
+    }
+
+    /// One page; its body is part of the attempt.
+    fn page(&self, url: &Url) -> Result<Page> {
+        self.until_answered(|| {
+            let response = self.send_once("GET", url, Access::Pull, |request| request)?;
+            let response = self.successful("GET", url, response)?;
+            let from = response.url.clone();
+            let next = next_page(response.headers("link"), &from)?;
+            let bytes = response.bytes(PAGE_LIMIT)?;
+            let read: Listed = json::object(&bytes).map_err(|_| {
+                Error::hostile(format!("GET {from}: the answer is not a list of tags"))
+            })?;
+            Ok(Page {
+                url: from,
+                tags: read
+                    .tags
+                    .unwrap_or_default()
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+                next,
+            })
+        })
     }
 }
 
-/// The URL of `Link: <…>; rel="next"` (RFC 8288).
-fn next_page(page: &Response, url: &Url) -> Result<Option<Url>> {
-    for header in page.headers("link") {
-        for link in header.split(',') {
-            let Some((target, parameters)) = link
-                .trim()
-                .strip_prefix('<')
-                .and_then(|rest| rest.split_once('>'))
-            else {
-                continue;
+fn with_size(url: &Url, size: Option<u32>) -> Url {
+    match size {
+        Some(n) => url.with_query(&[("n", &n.to_string())]),
+        None => url.clone(),
+    }
+}
+
+/// The URL of `Link: <…>; rel="next"` (RFC 8288, section 3).
+fn next_page<'h>(headers: impl Iterator<Item = &'h str>, url: &Url) -> Result<Option<Url>> {
+    for header in headers {
+        let mut rest = header;
+        while let Some((_, link)) = rest.split_once('<') {
+            let Some((target, after)) = link.split_once('>') else {
+                break;
             };
-            let next = parameters.split(';').any(|parameter| {
-                let parameter = parameter.trim().to_ascii_lowercase();
-                matches!(parameter.as_str(), "rel=next" | "rel=\"next\"")
-            });
-            if next {
+            let (parameters, following) = match after.split_once('<') {
+                Some((parameters, _)) => after.split_at(parameters.len()),
+                None => (after, ""),
+            };
+            rest = following;
+            if parameters.split([';', ',']).any(is_next) {
                 return url.join(target).map(Some);
             }
         }
     }
     Ok(None)
+}
+
+fn is_next(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.split_once('=') else {
+        return false;
+    };
+    let value = value.trim().trim_matches('"').to_ascii_lowercase();
+    name.trim().eq_ignore_ascii_case("rel") && value.split(' ').any(|kind| kind == "next")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_in_links_of_any_form() {
+        let url = Url::parse("https://r/v2/a/tags/list?n=1000").unwrap();
+        for (headers, next) in [
+            (
+                &["</v2/a/tags/list?last=x&n=5>; rel=\"next\""][..],
+                Some("/v2/a/tags/list?last=x&n=5"),
+            ),
+            (&["<?last=b,c>; rel=next"], Some("/v2/a/tags/list?last=b,c")),
+            (
+                &["</first>; rel=\"first\", </second>; title=\"x\"; rel=\"last next\""],
+                Some("/second"),
+            ),
+            (&["</a>; rel=prev", "</b>;REL = \"NEXT\""], Some("/b")),
+            (&["</a>; rel=\"nextish\""], None),
+            (&["</a", "rel=next", "<>"], None),
+            (&[], None),
+        ] {
+            let found = next_page(headers.iter().copied(), &url).unwrap();
+            assert_eq!(found.as_ref().map(Url::target), next, "{headers:?}");
+        }
+    }
 }

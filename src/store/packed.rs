@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Read};
 use super::files::{Span, start};
 use super::members::{Extent, Members};
 use crate::archive::members::{Forward, is_tar};
-use crate::archive::{Compression, Decoder, decode};
+use crate::archive::{Compression, Decoder, decode, decode_copyable};
 use crate::error::{Error, Kind, Result};
 
 /// States that are kept: 330 KiB each.
@@ -31,7 +31,7 @@ impl Packed {
     /// # Errors
     /// A compression that is not supported; a stream that is broken anywhere, or holds no tar.
     pub(super) fn index(file: &Span) -> Result<Option<(Packed, Members)>> {
-        let decoder = decode(file.clone())?;
+        let decoder = decode_copyable(file.clone())?;
         if decoder.compression() == Compression::None {
             return Ok(None);
         }

@@ -196,11 +196,15 @@ impl<'a> Server<'a> {
                 return Ok(response);
             }
             renewed = true;
+            let response = response.settled();
             let renewal = self
                 .auth
                 .renew(&response, &self.scope, authorization.as_ref())
                 .doing(|| format!("{method} {url}"));
-            authorization = Some(renewal.map_err(|e| self.advised(e))?);
+            match renewal.map_err(|e| self.advised(e))? {
+                Some(other) => authorization = Some(other),
+                None => return Ok(response),
+            }
         }
     }
 

@@ -46,21 +46,26 @@
     reason = "test code: a panic is how it reports"
 )]
 
+mod engine;
 mod image;
 mod layer;
 mod program;
 mod proxy;
 mod real;
 mod registry;
+mod secrets;
 mod temp;
 mod tls;
 mod tree;
 
+pub use engine::Engine;
 pub use image::{Blob, Image, ImageBuilder, attestation, image, index};
 pub use layer::{Compression, Entry, Layer, gzip, layer, zstd};
 pub use program::{Output, Program, normalise};
 pub use proxy::Proxy;
-pub use real::{DockerRegistry, RealSetup, RealTokens, Server, free_port, require};
+pub use real::{
+    DockerRegistry, RealSetup, RealTokens, Server, checked, free_port, lacking, require, run,
+};
 pub use registry::{
     Answer, Fault, Gate, Offence, Registry, Request, Scripted, Setup, Tokens, answer,
 };

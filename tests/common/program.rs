@@ -1,6 +1,7 @@
 //! Runs the real binary as Concourse does, and compares all that it prints.
 
 use super::registry::Shared;
+use super::secrets;
 use super::{Registry, TempDir};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -309,6 +310,7 @@ impl Running {
             "the program did not end in time{}",
             output.story()
         );
+        output.keeps_all_secrets();
         output
     }
 }
@@ -427,6 +429,19 @@ impl Output {
             assert!(!printed, "the secret `{secret}` is printed{}", self.story());
         }
         self
+    }
+
+    /// Nothing that this run was given or sent as a secret is in what it printed.
+    fn keeps_all_secrets(&self) {
+        let mut all = secrets::of_run(&self.program.stdin, &self.program.environment);
+        for (registry, _) in &self.program.registries {
+            for request in &registry.state().requests {
+                all.extend(secrets::seen_by(&request.head.headers));
+            }
+        }
+        for secret in &all {
+            self.keeps_secret([secret.as_str()]);
+        }
     }
 
     fn mismatch(&self, what: &str, expected: &str, got: &str) -> ! {

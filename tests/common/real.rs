@@ -7,12 +7,15 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Debian's package of each program that tests run.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 12] = [
+    ("buildah", "buildah"),
+    ("busybox", "busybox-static"),
+    ("docker", "docker.io, or docker-cli where that has none"),
     ("docker-registry", "docker-registry"),
     ("dockerd", "docker.io"),
     ("htpasswd", "apache2-utils"),
@@ -40,6 +43,37 @@ pub fn require(program: &str) -> PathBuf {
         let package = package.map_or(program, |(_, package)| package);
         panic!("this test needs `{program}`: apt-get install {package}")
     })
+}
+
+/// A part of the machine that cannot be installed: skipping is for a developer's machine, and never
+/// silent.
+pub fn lacking<T>(what: &str) -> Option<T> {
+    assert!(
+        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "{what}"
+    );
+    eprintln!("not tested here: {what}");
+    None
+}
+
+/// Runs a command that has to succeed.
+pub fn run(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    checked(command, output)
+}
+
+/// Fails the test, with all that the command printed, unless it succeeded.
+pub fn checked(command: &Command, output: Output) -> Output {
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
 }
 
 /// A port of 127.0.0.1 that nobody listens on at this moment.

@@ -3,6 +3,7 @@ use std::io;
 use super::*;
 
 /// Gives at most `step` bytes at once.
+#[derive(Clone)]
 struct Short<'a>(&'a [u8], usize);
 
 impl Read for Short<'_> {
@@ -12,9 +13,21 @@ impl Read for Short<'_> {
     }
 }
 
-fn plain(reader: impl Read) -> Result<Vec<u8>> {
+/// What both inflaters make of it.
+fn plain(reader: impl Read + Clone) -> Result<Vec<u8>> {
+    let fast = decode(reader.clone()).and_then(all);
+    let copyable = decode_copyable(reader).and_then(all);
+    match (&fast, &copyable) {
+        (Ok(fast), Ok(copyable)) => assert!(fast == copyable),
+        (Err(fast), Err(copyable)) => assert_eq!(fast.to_string(), copyable.to_string()),
+        _ => panic!("{fast:?} {copyable:?}"),
+    }
+    fast
+}
+
+fn all(mut decoder: Decoder<impl Read>) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    let read = decode(reader)?.read_to_end(&mut out);
+    let read = decoder.read_to_end(&mut out);
     read.map_err(|error| Error::io(Kind::Local, error))?;
     Ok(out)
 }
@@ -179,6 +192,7 @@ fn other_compressions_are_named() {
 
 #[test]
 fn what_the_reader_says_passes_through() {
+    #[derive(Clone)]
     struct Failing<'a>(&'a [u8]);
     impl Read for Failing<'_> {
         fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -194,6 +208,34 @@ fn what_the_reader_says_passes_through() {
             let error = plain(Failing(&packed[..length])).unwrap_err();
             assert_eq!(error.kind(), Kind::Network);
             assert_eq!(error.to_string(), "connection reset");
+        }
+    }
+}
+
+/// One bit or one byte is wrong somewhere: it is found, and both inflaters find it.
+#[test]
+fn no_changed_byte_goes_unnoticed() {
+    let data = sample(20_000);
+    let good = gzip(&data);
+    let mut x = 1u64;
+    for _ in 0..3_000 {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let at = (x >> 33) as usize % good.len();
+        let flip = match x >> 20 & 1 {
+            0 => 1 << (x >> 24 & 7),
+            _ => (x >> 24 & 0xff) as u8,
+        };
+        let mut bad = good.clone();
+        bad[at] ^= flip;
+        let plain = |decoded: Result<Vec<u8>>| decoded.ok();
+        let fast = plain(decode(bad.as_slice()).and_then(all));
+        let copyable = plain(decode_copyable(bad.as_slice()).and_then(all));
+        assert!(fast == copyable, "byte {at}, {flip:#x}");
+        // Time, extra flags and system say nothing; a broken magic makes it no gzip.
+        if let Some(fast) = fast
+            && at > 9
+        {
+            assert!(fast == data, "byte {at}, {flip:#x}");
         }
     }
 }

@@ -193,6 +193,16 @@ impl Exchange<'_> {
         if self.request.head.method.is_empty() {
             return self.send(connection, fault::answer(400), Delivery::default());
         }
+        let head = &self.request.head;
+        let length = head.header("content-length");
+        let length: Option<u64> = length.and_then(|text| text.parse().ok());
+        let largest = self.shared.setup.largest_body;
+        if self.shared.setup.wants_lengths && head.header("transfer-encoding").is_some() {
+            return self.refuse(connection, 411);
+        }
+        if largest.is_some_and(|largest| length.is_some_and(|length| length > largest)) {
+            return self.refuse(connection, 413);
+        }
         let mut read_at_most = None;
         for fault in &self.faults.clone() {
             match &**fault {
@@ -213,10 +223,13 @@ impl Exchange<'_> {
                 _ => {}
             }
         }
-        let limit = read_at_most.map(|(at, ..)| at);
+        let limit = read_at_most.map(|(at, ..)| at).or(largest);
         let body = match connection.read_body(&self.request.head, limit, &mut self.offences) {
             Ok(BodyRead::Whole(body)) => body,
             Ok(BodyRead::Part(body)) => {
+                if read_at_most.is_none() {
+                    return self.refuse(connection, 413);
+                }
                 let (_, next, outcome) = read_at_most.unwrap_or((0, Next::Close, "close"));
                 self.finish(outcome.to_owned(), body);
                 return next;
@@ -238,6 +251,18 @@ impl Exchange<'_> {
         }
         self.set_body(body);
         self.respond(connection)
+    }
+
+    /// Answers as a proxy that does not read on, and closes.
+    fn refuse(&mut self, connection: &mut Connection, status: u16) -> Next {
+        let way = Delivery {
+            close: Some(true),
+            ..Delivery::default()
+        };
+        let answer = fault::answer(status)
+            .with("Content-Type", "text/html")
+            .body("<html><center>nginx</center></html>");
+        self.send(connection, answer, way)
     }
 
     fn respond(&mut self, connection: &mut Connection) -> Next {

@@ -24,6 +24,9 @@ pub struct Setup {
     pub mounts: bool,
     pub single_post: bool,
     pub deletes: bool,
+    pub largest_body: Option<u64>,
+    pub wants_lengths: bool,
+    pub smallest_piece: Option<u64>,
     pub names: Vec<String>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub store: Option<Arc<Mutex<Store>>>,
@@ -44,6 +47,9 @@ impl Setup {
             mounts: true,
             single_post: false,
             deletes: true,
+            largest_body: None,
+            wants_lengths: false,
+            smallest_piece: None,
             names: Vec::new(),
             tls: None,
             store: None,
@@ -129,6 +135,24 @@ impl Setup {
 
     pub fn without_deletes(mut self) -> Setup {
         self.deletes = false;
+        self
+    }
+
+    /// A longer body of a request is refused with 413 before it is read to its end, as nginx does.
+    pub fn largest_body(mut self, bytes: u64) -> Setup {
+        self.largest_body = Some(bytes);
+        self
+    }
+
+    /// A body without Content-Length is refused with 411.
+    pub fn wants_lengths(mut self) -> Setup {
+        self.wants_lengths = true;
+        self
+    }
+
+    /// `OCI-Chunk-Min-Length`: a smaller piece that is not the last one is an offence.
+    pub fn smallest_piece(mut self, bytes: u64) -> Setup {
+        self.smallest_piece = Some(bytes);
         self
     }
 

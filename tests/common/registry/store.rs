@@ -34,6 +34,8 @@ pub struct Upload {
     pub bytes: Vec<u8>,
     /// Changes with every request, so that a client that does not follow `Location` is seen.
     pub state: u64,
+    /// A piece came that only the last one may be.
+    pub ended: bool,
 }
 
 impl Store {
@@ -63,6 +65,7 @@ impl Store {
             repository: repository.to_owned(),
             bytes: Vec::new(),
             state: 1,
+            ended: false,
         };
         self.uploads.insert(id.clone(), upload);
         id

@@ -52,7 +52,13 @@ fn session(shared: &Shared, status: u16, name: &str, id: &str, upload: &Upload) 
     } else {
         shared.url(&path)
     };
-    answer(status)
+    let answer = match shared.setup.smallest_piece {
+        Some(least) if status == 202 => {
+            answer(status).with("OCI-Chunk-Min-Length", least.to_string())
+        }
+        _ => answer(status),
+    };
+    answer
         .with("Location", location)
         .with(
             "Range",
@@ -111,6 +117,11 @@ pub fn serve(
                     let text = format!("Content-Range `{range}`, expected {start}-{end}");
                     offences.push((Offence::BadRange, text));
                     return range_refused(start as u64);
+                }
+                let least = shared.setup.smallest_piece.unwrap_or_default();
+                if std::mem::replace(&mut upload.ended, (request.body.len() as u64) < least) {
+                    let text = format!("a piece before {range} had less than {least} bytes");
+                    offences.push((Offence::BadRange, text));
                 }
             }
             upload.bytes.extend_from_slice(&request.body);
