@@ -43,18 +43,22 @@ impl<'a> Header<'a> {
     /// The checksum is wrong, so this is no header.
     pub(super) fn check(block: &'a [u8; BLOCK]) -> Result<Self> {
         let header = Header(block);
-        let stored = header.number(CHECKSUM, "checksum")?;
-        // The field itself counts as spaces.
+        // The field itself counts as spaces. Old tars added up signed bytes.
         let field = header.field(CHECKSUM);
         let spaces = 8 * i64::from(b' ');
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        let own: u32 = field.iter().map(|byte| u32::from(*byte)).sum();
-        if stored != i64::from(sum) - i64::from(own) + spaces {
-            // Old tars added up signed bytes.
-            let signed = |bytes: &[u8]| -> i64 {
+        let unsigned = || -> i64 {
+            let sum = |bytes: &[u8]| -> u32 { bytes.iter().map(|byte| u32::from(*byte)).sum() };
+            i64::from(sum(block)) - i64::from(sum(field)) + spaces
+        };
+        let signed = || -> i64 {
+            let sum = |bytes: &[u8]| -> i64 {
                 bytes.iter().map(|byte| i64::from(byte.cast_signed())).sum()
             };
-            if stored != signed(block) - signed(field) + spaces {
+            sum(block) - sum(field) + spaces
+        };
+        match number(field) {
+            Some(stored) if stored == unsigned() || stored == signed() => {}
+            _ => {
                 return Err(Error::hostile(
                     "a tar header's checksum is wrong: the stream is broken, or no tar",
                 ));

@@ -167,7 +167,8 @@ fn record(text: &[u8]) -> Option<(Range<usize>, Range<usize>)> {
     (!keyword.is_empty()).then_some((keyword, value))
 }
 
-fn name(value: &[u8]) -> Result<&[u8]> {
+/// A name, which ends nowhere but at its end.
+pub(super) fn name(value: &[u8]) -> Result<&[u8]> {
     if value.contains(&0) {
         return Err(Error::hostile("a PAX name holds a NUL"));
     }

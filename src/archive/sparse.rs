@@ -152,7 +152,7 @@ impl PaxSparse {
         match keyword {
             b"GNU.sparse.major" => self.major = pax::number(keyword, value)?,
             b"GNU.sparse.minor" => self.minor = pax::number(keyword, value)?,
-            b"GNU.sparse.name" => self.name = (!value.is_empty()).then_some(at),
+            b"GNU.sparse.name" => self.name = (!pax::name(value)?.is_empty()).then_some(at),
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.size = pax::number(keyword, value)?,
             b"GNU.sparse.numblocks" => self.blocks = pax::number(keyword, value)?,
             b"GNU.sparse.map" => self.map = (!value.is_empty()).then_some(at),

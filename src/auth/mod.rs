@@ -226,9 +226,9 @@ pub(crate) struct Authenticator<'a> {
     tokens: Mutex<HashMap<Scope, Token>>,
     /// Held while a token is fetched, so that workers that need the same one wait for it.
     fetching: Mutex<()>,
-    near_realm: bool,
     /// How and when that failed the last time.
     failures: Mutex<HashMap<Scope, Failure>>,
+    near_realm: bool,
 }
 
 struct Failure {
@@ -255,8 +255,8 @@ impl<'a> Authenticator<'a> {
             method: Mutex::default(),
             tokens: Mutex::default(),
             fetching: Mutex::default(),
-            near_realm: false,
             failures: Mutex::default(),
+            near_realm: false,
         }
     }
 

@@ -111,15 +111,19 @@ impl Repository {
     }
 
     /// The name that `docker load` gives an image: Docker Hub's without host, official ones
-    /// without `library/`.
+    /// without `library/`, as far as that still names the same repository.
     pub(crate) fn familiar_name(&self) -> String {
-        match self.is_docker_hub() {
-            true => self
-                .name
-                .strip_prefix("library/")
-                .unwrap_or(&self.name)
-                .to_owned(),
-            false => format!("{}/{}", self.host, self.name),
+        if !self.is_docker_hub() {
+            return format!("{}/{}", self.host, self.name);
+        }
+        match (
+            self.name.strip_prefix("library/"),
+            self.name.split_once('/'),
+        ) {
+            (Some(official), _) if !official.contains('/') => official.to_owned(),
+            // Alone it would name another registry.
+            (_, Some((first, _))) if is_host(first) => format!("docker.io/{}", self.name),
+            _ => self.name.clone(),
         }
     }
 }
@@ -341,6 +345,22 @@ mod tests {
             assert_eq!(Repository::parse(written).unwrap_err().to_string(), why);
         }
         assert!(Repository::parse(&"a".repeat(300)).is_err());
+    }
+
+    #[test]
+    fn a_familiar_name_names_the_same_repository() {
+        for (written, familiar) in [
+            ("docker.io/library/busybox", "busybox"),
+            ("concourse/concourse", "concourse/concourse"),
+            ("docker.io/library/a/b", "library/a/b"),
+            ("docker.io/ghcr.io/x", "docker.io/ghcr.io/x"),
+            ("ghcr.io/a/b", "ghcr.io/a/b"),
+        ] {
+            let repository = Repository::parse(written).unwrap();
+            assert_eq!(repository.familiar_name(), familiar);
+            let again = Repository::parse(familiar).unwrap();
+            assert_eq!(again.to_string(), repository.to_string());
+        }
     }
 
     #[test]

@@ -10,7 +10,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::fs::{mkdirat, mknodat, openat, readlinkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use super::path::PATH_LIMIT;
 use super::tree::failed;
 use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
@@ -209,8 +208,8 @@ impl Links {
             tv_sec: number,
             tv_nsec: 0,
         };
-        symlinkat(target, directory, number.to_string().as_str())
-            .and_then(|()| mknodat(&parent, name, FileType::Socket, Mode::RUSR, 0))
+        write_note(directory, &number.to_string(), target)?;
+        mknodat(&parent, name, FileType::Socket, Mode::RUSR, 0)
             .and_then(|()| {
                 let times = super::tree::times(mtime);
                 rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
@@ -238,17 +237,35 @@ impl Links {
 
     /// The target that is kept under a number.
     pub(super) fn target(layer: impl AsFd, number: i64) -> Result<Vec<u8>> {
-        let name = number.to_string();
-        let target = openat(
-            layer,
-            LINKS,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .and_then(|links| readlinkat(links, name.as_str(), Vec::with_capacity(PATH_LIMIT)))
-        .map_err(|error| failed(error, "read link", name.as_bytes()))?;
-        Ok(target.into_bytes())
+        let directory = open_directory(layer, LINKS)?;
+        read_note(&directory, &number.to_string())
     }
+}
+
+/// Keeps a place or two in a file of its own. (A symlink would do with one call, but XFS has room
+/// for 1,023 bytes in one.)
+pub(super) fn write_note(directory: impl AsFd, name: &str, note: &[u8]) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|error| failed(error, "write note", name.as_bytes()))?;
+    File::from(file)
+        .write_all(note)
+        .doing(|| format!("write note `{name}`"))
+}
+
+pub(super) fn read_note(directory: impl AsFd, name: &str) -> Result<Vec<u8>> {
+    let file = openat(
+        directory,
+        name,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| failed(error, "read note", name.as_bytes()))?;
+    let mut note = Vec::new();
+    File::from(file)
+        .read_to_end(&mut note)
+        .doing(|| format!("read note `{name}`"))?;
+    Ok(note)
 }
 
 /// Makes a directory of ours, which is not there.

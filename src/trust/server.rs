@@ -201,10 +201,10 @@ impl<'a> Server<'a> {
                 .auth
                 .renew(&response, &self.scope, authorization.as_ref())
                 .doing(|| format!("{method} {url}"));
-            match renewal.map_err(|e| self.advised(e))? {
-                Some(other) => authorization = Some(other),
-                None => return Ok(response),
-            }
+            let Some(renewal) = renewal.map_err(|e| self.advised(e))? else {
+                return Ok(response);
+            };
+            authorization = Some(renewal);
         }
     }
 

@@ -565,6 +565,11 @@ fn sparse_maps_that_make_no_sense_are_refused() {
     }
     for pax in [
         &[
+            ("GNU.sparse.name", &b"a\0b"[..]),
+            ("GNU.sparse.map", b"0,0"),
+            ("GNU.sparse.size", b"0"),
+        ][..],
+        &[
             ("GNU.sparse.major", &b"2"[..]),
             ("GNU.sparse.realsize", b"1"),
         ][..],

@@ -2,12 +2,12 @@
 //! for `lib` means what `lib` is below. They are set aside while the rest of the layer is merged,
 //! so that links are resolved as they are afterwards, whatever the order of a listing.
 
-use rustix::fs::{AtFlags, readlinkat, renameat, statat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Both, Merge, Walk};
 use crate::error::Result;
-use crate::rootfs::records::make_directory;
+use crate::rootfs::records::{make_directory, read_note, write_note};
 use crate::rootfs::tree::{Walked, failed};
 
 /// Where they wait, in the layer's directory.
@@ -26,10 +26,11 @@ impl Merge<'_> {
             make_directory(&self.layer, LATE)?;
         }
         let late = Late::new(number);
-        let wrong = |error| failed(error, "set aside", to);
-        renameat(both.upper, name, &self.layer, late.tree.as_str()).map_err(wrong)?;
-        symlinkat(both.own(name)?, &self.layer, late.own.as_str()).map_err(wrong)?;
-        symlinkat(to, &self.layer, late.to.as_str()).map_err(wrong)?;
+        renameat(both.upper, name, &self.layer, late.tree.as_str())
+            .map_err(|error| failed(error, "set aside", to))?;
+        // No place has a NUL in it.
+        let places = [&both.own(name)?, &b"\0"[..], to].concat();
+        write_note(&self.layer, &late.places, &places)?;
         self.late += 1;
         Ok(())
     }
@@ -42,18 +43,16 @@ impl Merge<'_> {
                     return Ok(());
                 }
                 let late = Late::new(number);
-                let wrong = |error| failed(error, "put in place", late.tree.as_bytes());
-                let own = match readlinkat(&self.layer, late.own.as_str(), Vec::new()) {
-                    Ok(own) => own.into_bytes(),
-                    Err(Errno::NOENT) => continue,
-                    Err(error) => return Err(wrong(error)),
-                };
-                let to = readlinkat(&self.layer, late.to.as_str(), Vec::new())
-                    .map_err(wrong)?
-                    .into_bytes();
-                for note in [&late.own, &late.to] {
-                    unlinkat(&self.layer, note.as_str(), AtFlags::empty()).map_err(wrong)?;
+                let there = statat(&self.layer, late.places.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+                if there.is_err() {
+                    continue;
                 }
+                let places = read_note(&self.layer, &late.places)?;
+                unlinkat(&self.layer, late.places.as_str(), AtFlags::empty())
+                    .map_err(|error| failed(error, "put in place", late.tree.as_bytes()))?;
+                let mut places = places.split(|byte| *byte == 0).map(<[u8]>::to_vec);
+                let (own, to) = (places.next(), places.next());
+                let (own, to) = (own.unwrap_or_default(), to.unwrap_or_default());
                 self.late -= 1;
                 let to = match self.lower.walk(&to, &mut |_| Ok(true))? {
                     Walked::Directory(slot) => self.lower.get(slot)?.path().to_vec(),
@@ -74,16 +73,15 @@ impl Merge<'_> {
 /// Names of a subtree that was set aside.
 struct Late {
     tree: String,
-    own: String,
-    to: String,
+    /// Where it is in the layer, and where it would be in the rootfs but for a link.
+    places: String,
 }
 
 impl Late {
     fn new(number: u64) -> Self {
         Late {
             tree: format!("{LATE}/{number}"),
-            own: format!("{LATE}/{number}.own"),
-            to: format!("{LATE}/{number}.to"),
+            places: format!("{LATE}/{number}.places"),
         }
     }
 }
