@@ -438,7 +438,7 @@ fn a_lost_race_is_signed_again() {
         output.succeeds();
         let messages = output.messages();
         assert!(
-            messages.contains("somebody else published in between: trying again in "),
+            messages.contains("somebody else published in between; trying again in "),
             "{messages}"
         );
     });

@@ -713,9 +713,6 @@ fn io_error(error: io::Error) -> Error {
         | io::ErrorKind::UnexpectedEof => Again::Later { after: None },
         _ => Again::Never,
     };
-    if let Some(error) = tls::error_inside(&error) {
-        return error;
-    }
     // ureq's words for a connection that ended in the middle of an answer.
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Error::new(Kind::Network, "the connection was closed too early").again(again);

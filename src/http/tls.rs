@@ -290,29 +290,36 @@ fn tls_error(error: &rustls::Error) -> Error {
                 _ => error,
             }
         }
-        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            Error::new(Kind::Denied, "the server wants a client certificate")
-        }
-        // Said of a client's certificate: its own was good.
-        rustls::Error::AlertReceived(
-            alert @ (AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied),
-        ) => Error::new(
-            Kind::Denied,
-            format!("the server refuses the client certificate, or wants one ({alert:?})"),
-        ),
+        rustls::Error::AlertReceived(alert) => client_refused(*alert)
+            .unwrap_or_else(|| Error::new(Kind::Network, format!("TLS: {error}"))),
         other => Error::new(Kind::Network, format!("TLS: {other}")),
     }
 }
 
-/// A failure of TLS that went through a reader or writer.
-pub(super) fn error_inside(error: &io::Error) -> Option<Error> {
-    error.get_ref()?.downcast_ref().map(tls_error)
+/// What a server says of a client's certificate. In TLS 1.3 it says so after the handshake, where
+/// the first answer is read.
+pub(super) fn refusal_inside(error: &io::Error) -> Option<Error> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => client_refused(*alert),
+        _ => None,
+    }
+}
+
+fn client_refused(alert: AlertDescription) -> Option<Error> {
+    let why = match alert {
+        AlertDescription::CertificateRequired => "the server wants a client certificate".to_owned(),
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => {
+            format!("the server refuses the client certificate, or wants one ({alert:?})")
+        }
+        _ => return None,
+    };
+    Some(Error::new(Kind::Denied, why))
 }
 
 /// A client certificate with its key, which belong together.

@@ -9,6 +9,7 @@ use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
+use super::tls;
 use crate::error::{Again, Error, Kind};
 
 /// An answer that came before the end of its request: head and body together.
@@ -102,10 +103,11 @@ impl Transport for Guarded {
             // A record that is not TLS: bytes were lost or changed on the way.
             Err(ureq::Error::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 self.broken = true;
-                let error = Error::new(Kind::Network, format!("TLS: {error}"));
-                Err(ureq::Error::Io(
-                    error.again(Again::Later { after: None }).into_io(),
-                ))
+                let error = tls::refusal_inside(&error).unwrap_or_else(|| {
+                    Error::new(Kind::Network, format!("TLS: {error}"))
+                        .again(Again::Later { after: None })
+                });
+                Err(ureq::Error::Io(error.into_io()))
             }
             outcome => outcome,
         }
