@@ -10,15 +10,12 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::digest::{Checked, Digest};
 use crate::oci::manifest::{Descriptor, Document};
 use crate::oci::reference::{Repository, Tag};
-use crate::registry::{Fetched, Image, Remote};
+use crate::registry::{DEPTH_LIMIT, Fetched, Image, Remote};
 use crate::report::Progress;
 use crate::store::{BlobWriter, ImageTar, LayoutWriter, Stored};
 
 /// Documents of one index, nested ones included; each costs a request.
 const DOCUMENTS_LIMIT: usize = 20_000;
-
-/// Indexes inside indexes; two levels are seen in the wild.
-const DEPTH_LIMIT: usize = 4;
 
 /// Bytes that are copied at a time.
 const BLOCK: usize = 128 << 10;

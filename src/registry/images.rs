@@ -10,7 +10,7 @@ use crate::oci::platform::Platform;
 const CONFIG_LIMIT: u64 = 8 << 20;
 
 /// Indexes inside indexes: two levels are seen in the wild.
-const DEPTH_LIMIT: usize = 4;
+pub(crate) const DEPTH_LIMIT: usize = 4;
 
 /// One image, out of an index where it was in one.
 #[derive(Clone, Debug)]

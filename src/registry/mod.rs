@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::retry::{Attempts, Clock, Gate, Patience};
 use crate::secret::Secret;
 
-pub(crate) use images::Image;
+pub(crate) use images::{DEPTH_LIMIT, Image};
 pub(crate) use manifests::Fetched;
 pub(crate) use uploads::Send;
 
