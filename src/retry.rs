@@ -132,6 +132,8 @@ pub(crate) struct Attempts<'a> {
     patience: Patience,
     /// When the last progress was made.
     since: Duration,
+    /// When the attempt under way began.
+    began: Duration,
     /// When the host stopped to answer at all.
     unreachable_since: Option<Duration>,
     tries: u32,
@@ -139,18 +141,27 @@ pub(crate) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(clock: &'a dyn Clock, patience: Patience) -> Self {
+        let now = clock.elapsed();
         Attempts {
             clock,
             patience,
-            since: clock.elapsed(),
+            since: now,
+            began: now,
             unreachable_since: None,
             tries: 0,
         }
     }
 
+    /// Before an attempt: waits until the gate is open.
+    pub(crate) fn begin(&mut self, gate: &Gate) {
+        gate.pass(self.clock);
+        self.began = self.clock.elapsed();
+    }
+
     /// Bytes arrived: the count and the time start again.
     pub(crate) fn progress(&mut self) {
         self.since = self.clock.elapsed();
+        self.began = self.since;
         self.unreachable_since = None;
         self.tries = 0;
     }
@@ -164,7 +175,8 @@ impl<'a> Attempts<'a> {
         let asked = match error.can_try_again() {
             Again::Never => return Err(error),
             Again::Unreachable => {
-                let since = *self.unreachable_since.get_or_insert(now);
+                // A resolver that took long to say no was a part of the wait.
+                let since = *self.unreachable_since.get_or_insert(self.began);
                 left = left.min(self.patience.unreachable.saturating_sub(now - since));
                 None
             }
@@ -187,6 +199,7 @@ impl<'a> Attempts<'a> {
             gate.close_for(self.clock, wait);
         }
         self.clock.sleep(wait);
+        self.began = self.clock.elapsed();
         Ok(())
     }
 
@@ -231,7 +244,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Waits until the gate is open.
-    pub(crate) fn pass(&self, clock: &dyn Clock) {
+    fn pass(&self, clock: &dyn Clock) {
         loop {
             let opens = *lock(&self.opens);
             let now = clock.elapsed();
@@ -327,6 +340,37 @@ mod tests {
         while wait(&mut attempts, Again::Unreachable).is_ok() {}
         let took = clock.elapsed() - closed;
         assert!((29..31).contains(&took.as_secs()), "{took:?}");
+    }
+
+    #[test]
+    fn the_time_that_a_failed_attempt_took_is_a_part_of_the_wait_and_time_at_the_gate_is_not() {
+        let clock = SkippingClock::start();
+        let report = Report::new(false);
+        let gate = Gate::default();
+        // A resolver that says no after 20 seconds, for a worker that was held up before.
+        for (held_up, connected_before) in [(0, false), (250, false), (0, true), (250, true)] {
+            let mut attempts = Attempts::new(&clock, Patience::REGISTRY);
+            if connected_before {
+                clock.sleep(Duration::from_secs(3600));
+                attempts.progress();
+            }
+            gate.close_for(&clock, Duration::from_secs(held_up));
+            attempts.begin(&gate);
+            let began = clock.elapsed();
+            let mut tries = 0;
+            loop {
+                attempts.begin(&gate);
+                clock.sleep(Duration::from_secs(20));
+                tries += 1;
+                let error = Error::registry("no such host").again(Again::Unreachable);
+                if attempts.wait_after(error, &gate, &report).is_err() {
+                    break;
+                }
+            }
+            let took = clock.elapsed() - began;
+            assert_eq!(tries, 2);
+            assert!((40..51).contains(&took.as_secs()), "{took:?}");
+        }
     }
 
     #[test]

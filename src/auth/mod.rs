@@ -163,7 +163,7 @@ fn patiently<T>(
     let mut attempts = Attempts::new(context.clock, patience);
     let gate = Gate::default();
     loop {
-        gate.pass(context.clock);
+        attempts.begin(&gate);
         match attempt() {
             Ok(answer) => return Ok(answer),
             Err(error) => attempts

@@ -99,7 +99,7 @@ impl BlobReader<'_, '_> {
     /// cannot.
     fn connect(&mut self) -> Result<()> {
         loop {
-            self.remote.gate.pass(self.remote.clock());
+            self.attempts.begin(&self.remote.gate);
             match self.connect_once() {
                 Ok(body) => {
                     self.body = Some(body);
