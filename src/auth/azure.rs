@@ -13,7 +13,7 @@ use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{patiently, without_secrets};
+use super::patiently;
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Client, Payload, Request, Response, Scheme, Url, Waits, encode, problem_saying};
 use crate::oci::json;
@@ -42,9 +42,6 @@ const WAITS: Waits = Waits {
 /// Tokens have a few KiB.
 const ANSWER_LIMIT: u64 = 1 << 20;
 const ERROR_LIMIT: u64 = 64 << 10;
-
-/// Of a message this many characters are shown.
-const MESSAGE_LIMIT: usize = 500;
 
 /// A refresh token is renewed this long before its end (it lasts three hours).
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -151,16 +148,14 @@ impl Acr {
                 .header(name, value.expose())
                 .header("accept", "application/json")
                 .within(WAITS)
-                .bound_to_origin();
+                .holding(value);
             let response = client.send(request)?;
             if response.is_success() {
                 return response.bytes(ANSWER_LIMIT);
             }
             let status = response.status;
             let clock = client.context().clock;
-            let error = problem_saying("GET", &url, response, clock, |response| {
-                without_secrets(said(response), [value])
-            });
+            let error = problem_saying("GET", &url, response, clock, said);
             let error = match status {
                 400..=403 => error.advise(self.identity_advice()),
                 502..=504 if client.is_proxied(&url) => {
@@ -233,14 +228,12 @@ impl Acr {
                 .header("content-type", "application/x-www-form-urlencoded")
                 .payload(Payload::Bytes(form.as_bytes()))
                 .may_be_plain()
-                .bound_to_origin();
+                .holding(identity);
             let response = client.send(request)?;
             if response.is_success() {
                 return response.bytes(ANSWER_LIMIT);
             }
-            let error = problem_saying("POST", url, response, context.clock, |response| {
-                without_secrets(said(response), [identity])
-            });
+            let error = problem_saying("POST", url, response, context.clock, said);
             Err(match error.kind() {
                 Kind::Denied => error.advise(format!(
                     "give the identity the role `AcrPull` or `AcrPush` on the registry, and check that its tenant is `{tenant}`"
@@ -380,8 +373,7 @@ fn spoken(body: &[u8]) -> String {
     let code = find(["code", "error"]);
     let message = find(["message", "error_description"]);
     let message = message.lines().next().unwrap_or_default().trim();
-    let message: String = message.chars().take(MESSAGE_LIMIT).collect();
-    match (code, message.as_str()) {
+    match (code, message) {
         ("", message) => message.to_owned(),
         (code, "") => code.to_owned(),
         (code, message) => format!("{code}: {message}"),

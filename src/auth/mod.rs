@@ -179,17 +179,6 @@ fn patiently<T>(
     }
 }
 
-/// A text shorter than this is no secret of a service, and may be a word of a sentence.
-const SHORTEST_SECRET: usize = 8;
-
-/// What a service says, without the secrets that were sent to it.
-fn without_secrets<'s>(text: String, secrets: impl IntoIterator<Item = &'s Secret>) -> String {
-    secrets
-        .into_iter()
-        .filter(|secret| secret.expose().len() >= SHORTEST_SECRET)
-        .fold(text, |text, secret| text.replace(secret.expose(), "…"))
-}
-
 /// What a request needs to be allowed to do, in the token server's words
 /// (distribution, "Token Scope Documentation").
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

@@ -173,11 +173,8 @@ fn fetch_once(
     let response = match credentials {
         Credentials::RefreshToken(token) => {
             method = "POST";
-            let grant = [
-                ("grant_type", "refresh_token"),
-                ("refresh_token", token.expose()),
-            ];
-            post(client, realm, &scopes, &grant)?
+            let grant = [("grant_type", "refresh_token")];
+            post(client, realm, &scopes, &grant, ("refresh_token", token))?
         }
         // The clouds' logins come here as what they gave.
         _ => {
@@ -187,12 +184,8 @@ fn fetch_once(
                 (404 | 405, Credentials::Password { username, password }) => {
                     response.discard();
                     method = "POST";
-                    let grant = [
-                        ("grant_type", "password"),
-                        ("username", username),
-                        ("password", password.expose()),
-                    ];
-                    post(client, realm, &scopes, &grant)?
+                    let grant = [("grant_type", "password"), ("username", username)];
+                    post(client, realm, &scopes, &grant, ("password", password))?
                 }
                 _ => response,
             }
@@ -256,8 +249,10 @@ fn post(
     realm: &Realm,
     scopes: &[&str],
     grant: &[(&str, &str)],
+    (field, secret): (&str, &Secret),
 ) -> Result<Response> {
     let mut form: Vec<(&str, &str)> = grant.to_vec();
+    form.push((field, secret.expose()));
     form.push(("client_id", CLIENT_ID));
     if let Some(service) = &realm.service {
         form.push(("service", service));
@@ -274,6 +269,6 @@ fn post(
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
             .payload(Payload::Bytes(body.as_bytes()))
-            .bound_to_origin(),
+            .holding(secret),
     )
 }

@@ -29,6 +29,7 @@ pub(crate) use url::{Scheme, Url, encode, ip_literal};
 
 use addresses::{is_link_local, is_loopback, is_near, is_public};
 use names::Names;
+use problem::Sent;
 use proxy::Proxies;
 use tls::Tls;
 use wire::{EarlyAnswer, Wire};
@@ -79,6 +80,7 @@ pub(crate) struct Client<'a> {
     names: Names,
     tls: Tls,
     insecure: bool,
+    sent: Sent,
     /// Origins (of `https`) whose registry turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
 }
@@ -117,6 +119,7 @@ pub(crate) struct Request<'a> {
     may_be_plain: bool,
     waits: Waits,
     bound: bool,
+    secrets: Vec<Secret>,
 }
 
 /// How long a server has to accept a connection, and then to begin its answer and to end it.
@@ -146,6 +149,7 @@ impl<'a> Request<'a> {
             may_be_plain: false,
             waits: Waits::USUAL,
             bound: false,
+            secrets: Vec::new(),
         }
     }
 
@@ -196,6 +200,13 @@ impl<'a> Request<'a> {
         self.bound = true;
         self
     }
+
+    /// A header or the payload holds this secret: the same, and a server that repeats it is not
+    /// quoted.
+    pub(crate) fn holding(mut self, secret: &Secret) -> Self {
+        self.secrets.push(secret.clone());
+        self.bound_to_origin()
+    }
 }
 
 /// An answer, of whatever status.
@@ -208,8 +219,8 @@ pub(crate) struct Response {
     body: Body,
     /// The proxy that forwarded it, which may have answered itself.
     via: Option<String>,
-    /// What the request proved itself with; a server that repeats it is not quoted.
-    sent: Option<Secret>,
+    /// What requests proved themselves with; a server that repeats it is not quoted.
+    sent: Sent,
 }
 
 impl Response {
@@ -331,6 +342,7 @@ impl<'a> Client<'a> {
             names,
             tls,
             insecure,
+            sent: Sent::default(),
             plain: Mutex::default(),
         })
     }
@@ -349,6 +361,12 @@ impl<'a> Client<'a> {
     /// # Errors
     /// No answer. An answer with an error status is no error here.
     pub(crate) fn send(&self, mut request: Request<'_>) -> Result<Response> {
+        for secret in request.secrets.drain(..) {
+            self.sent.secret(secret.expose());
+        }
+        if let Some(authorization) = &request.authorization {
+            self.sent.authorization(authorization);
+        }
         let may_be_plain = request.may_be_plain
             && request.url.is_https()
             && (self.insecure || is_near(request.url.host()))
@@ -375,6 +393,7 @@ impl<'a> Client<'a> {
             may_be_plain: false,
             waits: request.waits,
             bound: request.bound,
+            secrets: Vec::new(),
         };
         let (outcome, payload) = self.follow(request);
         match outcome {
@@ -457,14 +476,16 @@ impl<'a> Client<'a> {
             };
             if url.is_https() && !next.is_https() {
                 let error = Error::registry(format!(
-                    "{url} redirects to {next}, from HTTPS to plain HTTP: not followed"
+                    "{url} redirects to {}, from HTTPS to plain HTTP: not followed",
+                    self.shown(&next)
                 ));
                 return (Err(error), payload);
             }
             let carries = bound || matches!(payload, Payload::Bytes(_));
             if carries && !next.same_origin(first) {
                 let error = Error::registry(format!(
-                    "{url} redirects to {next}, another server than the one that what is sent is for"
+                    "{url} redirects to {}, another server than the one that what is sent is for",
+                    self.shown(&next)
                 ));
                 return (Err(error), payload);
             }
@@ -472,9 +493,15 @@ impl<'a> Client<'a> {
             url = next;
         }
         let error = Error::registry(format!(
-            "{first}: more than {REDIRECT_LIMIT} redirects, the last to {url}"
+            "{first}: more than {REDIRECT_LIMIT} redirects, the last to {}",
+            self.shown(&url)
         ));
         (Err(error), payload)
+    }
+
+    /// A URL that a server made, which may have put into it what it was sent.
+    fn shown(&self, url: &Url) -> String {
+        self.sent.hidden_in(url.to_string())
     }
 
     /// Refuses servers that a redirect, an upload location or an image must not lead to. Names
@@ -497,8 +524,9 @@ impl<'a> Client<'a> {
             };
             if refused {
                 return Err(Error::registry(format!(
-                    "{} leads to {url}, and {address} is an address that it must not lead to",
-                    home.origin()
+                    "{} leads to {}, and {address} is an address that it must not lead to",
+                    home.origin(),
+                    self.shown(url)
                 )));
             }
         }
@@ -561,7 +589,8 @@ impl<'a> Client<'a> {
                 Some(*reader)
             }
         };
-        let unsendable = |error: http::Error| Error::registry(format!("{method} {url}: {error}"));
+        let shown = self.shown(url);
+        let unsendable = |error: http::Error| Error::registry(format!("{method} {shown}: {error}"));
         let started = self.context.clock.elapsed();
         let answer = match body {
             None => self.run(builder.body(()).map_err(unsendable)?, waits),
@@ -585,7 +614,7 @@ impl<'a> Client<'a> {
                     None => String::new(),
                 };
                 format!(
-                    "{method} {url}: {outcome}, {} ms{identity}{proxy}",
+                    "{method} {shown}: {outcome}, {} ms{identity}{proxy}",
                     took.as_millis()
                 )
             });
@@ -604,7 +633,7 @@ impl<'a> Client<'a> {
             headers,
             body,
             via: via.clone(),
-            sent: authorization.cloned(),
+            sent: self.sent.clone(),
         };
         let answer = match answer {
             Ok(answer) => {
@@ -626,14 +655,14 @@ impl<'a> Client<'a> {
                     None => log(&response.status),
                 }
                 match refused_by_proxy(&response) {
-                    Some(error) => Err(error.doing(format!("{method} {url}"))),
+                    Some(error) => Err(error.doing(format!("{method} {shown}"))),
                     None => Ok(response),
                 }
             }
             Err(error) => {
                 let error = in_time(error, waits);
                 log(&error);
-                Err(error.doing(format!("{method} {url}")))
+                Err(error.doing(format!("{method} {shown}")))
             }
         }
     }

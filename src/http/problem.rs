@@ -1,21 +1,27 @@
 //! What an answer with an error status means: whose fault, what the server says, and whether
 //! trying again may help. The one place that looks at status codes.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde::Deserialize;
 
 use super::Response;
-use super::url::Url;
+use super::url::{Url, encode};
 use crate::error::{Again, Error, Kind};
 use crate::retry::Clock;
 use crate::secret::Secret;
+use crate::workers::lock;
 
 /// An error body is read this far; a registry's envelope is a few hundred bytes.
 const BODY_LIMIT: u64 = 64 << 10;
 
 /// Of a message that a server sends, this many characters are shown.
 const MESSAGE_LIMIT: usize = 500;
+
+/// A password shorter than this is a word of some sentence, and none that protects anything.
+const SHORTEST_PASSWORD: usize = 5;
 
 /// The error envelope of the distribution specification (spec.md, "Error codes").
 #[derive(Deserialize)]
@@ -61,14 +67,15 @@ pub(crate) fn problem_saying(
     let sent = response.sent.clone();
     let said = match method {
         "HEAD" => String::new(),
-        _ => read(response),
+        // Whole first: a secret that is cut off would not be found.
+        _ => shorten(&sent.hidden_in(read(response))),
     };
     let mut why = format!("{method} {asked}{from}{via}: {}", status_text(status));
     if !said.is_empty() {
-        why = format!("{why}: {}", without(&said, sent.as_ref()));
+        why = format!("{why}: {said}");
     }
     if let Some(limit) = limit {
-        why = format!("{why} ({limit})");
+        why = format!("{why} ({})", shorten(&sent.hidden_in(limit)));
     }
     let kind = match status {
         401 | 403 => Kind::Denied,
@@ -92,11 +99,55 @@ fn status_text(status: u16) -> String {
     }
 }
 
-/// What a server says, without the credentials that it was sent.
-fn without(said: &str, sent: Option<&Secret>) -> String {
-    match sent.and_then(|sent| sent.expose().split(' ').next_back()) {
-        Some(secret) if !secret.is_empty() => said.replace(secret, "…"),
-        _ => said.to_owned(),
+/// Everything that a run's requests proved themselves with. Servers repeat it, the token server's
+/// password in the registry's words too: what they say is shown without it.
+#[derive(Clone, Default)]
+pub(super) struct Sent(Arc<Mutex<Vec<Secret>>>);
+
+impl Sent {
+    /// The value of an `Authorization`, which a server reads as user and password as well.
+    pub(super) fn authorization(&self, value: &Secret) {
+        let (scheme, proof) = match value.expose().rsplit_once(' ') {
+            Some((scheme, proof)) => (scheme, proof),
+            None => ("", value.expose()),
+        };
+        if !self.add(proof) || !scheme.eq_ignore_ascii_case("basic") {
+            return;
+        }
+        let decoded = base64::engine::general_purpose::STANDARD.decode(proof);
+        let pair = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        if let Some((_, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
+            self.secret(password);
+        }
+    }
+
+    /// A password, or a token in a header or form of its own.
+    pub(super) fn secret(&self, text: &str) {
+        if text.len() >= SHORTEST_PASSWORD {
+            self.add(text);
+            self.add(&encode(text));
+        }
+    }
+
+    /// Whether it is new.
+    fn add(&self, text: &str) -> bool {
+        let mut known = lock(&self.0);
+        let is_new = !text.is_empty() && known.iter().all(|known| known.expose() != text);
+        if is_new {
+            known.push(Secret::new(text));
+        }
+        is_new
+    }
+
+    /// What a server says, without these.
+    pub(super) fn hidden_in(&self, text: String) -> String {
+        let known = lock(&self.0);
+        known
+            .iter()
+            .fold(text, |text, secret| match text.contains(secret.expose()) {
+                true => text.replace(secret.expose(), "…"),
+                false => text,
+            })
     }
 }
 
@@ -115,7 +166,7 @@ fn spoken(response: Response) -> String {
             .filter(|text| !text.is_empty())
             .collect();
         if !spoken.is_empty() {
-            return shorten(&spoken.join("; "));
+            return spoken.join("; ");
         }
     }
     if let Ok(serde_json::Value::Object(map)) = serde_json::from_slice(&body) {
@@ -123,7 +174,7 @@ fn spoken(response: Response) -> String {
         let text = ["error_description", "message", "details", "error"]
             .iter()
             .find_map(|name| map.get(*name)?.as_str());
-        return text.map(shorten).unwrap_or_default();
+        return text.unwrap_or_default().to_owned();
     }
     let body = String::from_utf8_lossy(&body);
     let body = body.trim_start_matches('\u{feff}').trim();
@@ -132,10 +183,9 @@ fn spoken(response: Response) -> String {
     }
     if is_xml || body.starts_with("<?xml") {
         // Storage services; the rest of their text repeats the signature of the request.
-        let said = code_and_message(element(body, "Code"), element(body, "Message"));
-        return shorten(&said);
+        return code_and_message(element(body, "Code"), element(body, "Message"));
     }
-    shorten(body)
+    body.to_owned()
 }
 
 fn code_and_message(code: &str, message: &str) -> String {

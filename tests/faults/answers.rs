@@ -267,6 +267,69 @@ fn a_server_that_repeats_what_it_was_sent_is_not_quoted() {
     output.fails();
     output.keeps_secret(["token-1", "s3cret"]);
     assert!(output.messages().contains("BAD: what is `Bearer …`?"));
+
+    // User and password as a server reads them, alone, encoded for a URL, and where the text is
+    // cut off; the token server's in the words of the registry too.
+    let password = "pass/word ünd mehr";
+    let encoded = "pass%2Fword%20%C3%BCnd%20mehr";
+    let long = format!("{} {password}", "x".repeat(480));
+    let limit = format!("1;p={encoded}");
+    for (said, shown) in [
+        (format!("alice:{password} is wrong"), "alice:… is wrong"),
+        (format!("no `{password}`"), "no `…`"),
+        (format!("no {encoded}"), "no …"),
+        (long, &format!("{} …", "x".repeat(480))),
+    ] {
+        for setup in [
+            Registry::setup().basic("alice", password),
+            Registry::setup().bearer(&Tokens::new().user("alice", password)),
+        ] {
+            let registry = setup.start();
+            let refusal = answer(400)
+                .with("Content-Type", "application/json")
+                .json(&json!({"errors": [{"code": "BAD", "message": said}]}));
+            registry
+                .on("GET", "/v2/t/a/manifests/*")
+                .with_header("authorization", "*")
+                .then(Fault::Answer(refusal));
+            let login = json!({"username": "alice", "password": password});
+            let output = get(&registry, &image, login).run();
+            output.keeps_secret([password, encoded, "pass/"]);
+            output.fails_ending_with(&format!(
+                "get: REGISTRY/t/a: fetch manifest {digest}: \
+                 GET http://REGISTRY/v2/t/a/manifests/{digest}: 400 Bad Request: BAD: {shown}",
+                digest = image.digest
+            ));
+        }
+    }
+    // In a header, in the target of a redirect, and by a token server that was sent a form.
+    for (at, fault) in [
+        (
+            "/v2/*",
+            Fault::Answer(answer(429).retry_after(9999).with("ratelimit-limit", limit)),
+        ),
+        (
+            "/v2/*",
+            Fault::Redirect(302, format!("http://169.254.1.1/{encoded}")),
+        ),
+        (
+            "/token",
+            Fault::error(400, "BAD", &format!("{encoded} is wrong")),
+        ),
+    ] {
+        let tokens = Tokens::new().user("alice", password).get_answers(404);
+        let registry = Registry::setup().bearer(&tokens).start();
+        let rule = registry.on("*", at);
+        match at {
+            "/token" => rule.nth(2).then(fault),
+            _ => rule.with_header("authorization", "*").then(fault),
+        };
+        let login = json!({"username": "alice", "password": password, "debug": true});
+        let output = get(&registry, &image, login).run();
+        output.fails();
+        output.keeps_secret([password, encoded]);
+        assert!(output.messages().contains('…'), "{}", output.messages());
+    }
 }
 
 #[test]

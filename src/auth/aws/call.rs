@@ -17,9 +17,6 @@ const ANSWER_LIMIT: u64 = 1 << 20;
 /// An error answer is read this far.
 const ERROR_LIMIT: u64 = 64 << 10;
 
-/// Of a message this many characters are shown; one that names a user and an action has 200.
-const MESSAGE_LIMIT: usize = 500;
-
 /// AWS takes requests whose date is this far from its own clock.
 const SKEW_LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -134,6 +131,10 @@ impl Call<'_> {
         let mut request = Request::new("POST", url)
             .payload(Payload::Bytes(body))
             .bound_to_origin();
+        request = match self.proof {
+            Proof::Signature(keys) => keys.secrets().fold(request, Request::holding),
+            Proof::Token(token) => request.holding(token),
+        };
         if let Proof::Signature(keys) = self.proof {
             let scope = keys::Scope {
                 region: aws.region.name(),
@@ -170,7 +171,7 @@ impl Call<'_> {
         let error = problem_saying("POST", url, response, clock, |response| {
             let said = Said::read(response);
             *code = said.code.clone();
-            self.without_secrets(said.shown())
+            said.shown()
         });
         let code = code.as_str();
         let kind = match DENYING.contains(&code) {
@@ -194,14 +195,6 @@ impl Call<'_> {
             (true, Some(skew)) => error.noting(skew).advise("set this worker's clock"),
             (true, None) => error.advise("set this worker's clock"),
             (false, _) => error,
-        }
-    }
-
-    /// AWS repeats the request in some refusals.
-    fn without_secrets(&self, text: String) -> String {
-        match self.proof {
-            Proof::Signature(keys) => super::super::without_secrets(text, keys.secrets()),
-            Proof::Token(token) => super::super::without_secrets(text, [token]),
         }
     }
 }
@@ -261,10 +254,9 @@ impl Said {
 
     fn shown(&self) -> String {
         // Behind the first line of SignatureDoesNotMatch stands the request, session token and all.
-        let line = self.message.lines().next().unwrap_or_default().trim();
-        let message: String = line.chars().take(MESSAGE_LIMIT).collect();
+        let message = self.message.lines().next().unwrap_or_default().trim();
         match (self.code.is_empty(), message.is_empty()) {
-            (true, _) => message,
+            (true, _) => message.to_owned(),
             (false, true) => self.code.clone(),
             (false, false) => format!("{}: {message}", self.code),
         }

@@ -161,7 +161,7 @@ pub(super) fn instance(aws: &Aws<'_>) -> Result<Keys> {
             let request = Request::new("GET", url)
                 .header("x-aws-ec2-metadata-token", session.expose())
                 .within(WAITS)
-                .bound_to_origin();
+                .holding(&session);
             fetch(aws, "GET", url, request).map_err(|error| match error.is_missing() {
                 true => error.advise("give the instance a role (an instance profile)"),
                 false => error,
