@@ -78,6 +78,8 @@ pub(crate) fn problem_saying(
         why = format!("{why} ({})", shorten(&sent.hidden_in(limit)));
     }
     let kind = match status {
+        // No other login has more room.
+        403 if is_about_room(&said) => Kind::Registry,
         401 | 403 => Kind::Denied,
         404 | 410 => Kind::Missing,
         _ => Kind::Registry,
@@ -87,6 +89,16 @@ pub(crate) fn problem_saying(
         408 | 425 | 499 | 500 | 502..=504 | 520..=524 | 529 => Again::Later { after },
         _ => Again::Never,
     })
+}
+
+/// Whether a refusal is about how much there may be, and not about who asks.
+///
+/// Quirk(Harbor): a quota of storage that is used up is answered 403 DENIED.
+fn is_about_room(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["quota", "exceed", "storage limit", "size limit"]
+        .iter()
+        .any(|word| said.contains(word))
 }
 
 fn status_text(status: u16) -> String {

@@ -333,6 +333,25 @@ fn a_server_that_repeats_what_it_was_sent_is_not_quoted() {
 }
 
 #[test]
+fn a_quota_that_is_used_up_is_nothing_that_a_login_changes() {
+    let image = small();
+    let registry = serving(&image);
+    let said = "adding 1.2 GiB of storage resource will exceed the configured upper limit";
+    registry
+        .on("POST", "/v2/t/b/blobs/uploads/")
+        .always()
+        .then(Fault::error(403, "DENIED", said));
+    let repository = json!({"repository": registry.repository("t/b")});
+    let output = put(&registry, &image, repository).run();
+    output.fails();
+    let last = told(&output).pop().unwrap();
+    assert!(
+        last.ends_with(&format!("403 Forbidden: DENIED: {said}")),
+        "{last}"
+    );
+}
+
+#[test]
 fn answers_in_odd_forms_are_answers() {
     let image = app();
     type Case = (&'static str, fn() -> Vec<Fault>);

@@ -88,8 +88,7 @@ fn what_a_server_says_before_it_hangs_up_on_an_upload_is_heard() {
         ),
         (
             answer(403).error("DENIED", "your quota is used up"),
-            "403 Forbidden: DENIED: your quota is used up; set `source.username` and \
-             `source.password`",
+            "403 Forbidden: DENIED: your quota is used up",
         ),
     ] {
         let registry = Registry::start();
