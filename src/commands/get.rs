@@ -10,7 +10,7 @@ use regex_lite::Regex;
 
 use super::{Call, session};
 use crate::context::Context;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::reference::{Repository, Tag};
 use crate::pull;
@@ -42,6 +42,9 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
     let shown = match session::mirror(&client, source)? {
         Some(mirror) => match get.from(&mirror) {
             Ok(shown) => shown,
+            // A disk that is full, or a digest that has no image for the platform: the origin
+            // cannot help.
+            Err(error) if matches!(error.kind(), Kind::Local | Kind::Config) => return Err(error),
             Err(error) => {
                 report.warn(format!("the mirror failed: {error}; using the origin"));
                 get.from(&origin)?

@@ -156,7 +156,7 @@ impl Tls {
         let url = Url::parse(&details.uri.to_string())?;
         let host = url.host().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| Error::config(format!("`{host}` is not a host name")))?;
+            .map_err(|_| Error::new(Kind::Network, format!("`{host}` is not a host name")))?;
         let config = self.0.config_for(&url);
         let mut conn = ClientConnection::new(Arc::clone(config), name)
             .map_err(|error| Error::new(Kind::Network, format!("TLS: {error}")))?;

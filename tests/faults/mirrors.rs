@@ -1,7 +1,8 @@
 //! `registry_mirror`: Docker Hub is a fixture behind a proxy here, and the mirror another one.
 
 use crate::common::{
-    Authority, Fault, Image, Program, Proxy, Registry, Tokens, answer, free_port, image, layer,
+    Authority, Fault, Image, Program, Proxy, Registry, Tokens, answer, free_port, image, index,
+    layer,
 };
 use crate::help::{assert_arrived, merge, told};
 use serde_json::{Value, json};
@@ -190,6 +191,37 @@ fn a_mirror_that_fails_is_told_with_its_cause_and_the_origin_is_asked() {
             assert_eq!(request.header("authorization"), None);
         }
     }
+}
+
+#[test]
+fn the_origin_is_not_asked_for_what_it_cannot_change() {
+    let image = app();
+    let world = world(&image);
+    let mirror = Registry::start();
+    mirror.put_image("team/app", "1", &image);
+    let host = json!({"host": mirror.host()});
+    // The disk is this machine's own.
+    let get = world.get(&image, host.clone(), json!({}));
+    let file = get.beside("file");
+    std::fs::write(&file, "").unwrap();
+    let output = get.destination(file.join("dest")).run();
+    output.fails_with("get: create `TMP/file/dest`: not a directory");
+
+    // With the same digest the origin has the same platforms.
+    let both = index([("linux/arm64", image)]).oci();
+    mirror.put_image("team/app", "2", &both);
+    let request = json!({
+        "source": world.source(host, json!({})),
+        "version": {"tag": "2", "digest": both.digest},
+        "params": {"platform": {"architecture": "s390x", "os": "linux"}},
+    });
+    let get = Program::get(request).env("https_proxy", world.proxy.url());
+    let output = get.against(&mirror).run();
+    output.fails_with(&format!(
+        "get: REGISTRY/team/app@{}: there is no image for linux/s390x; there is linux/arm64",
+        both.digest
+    ));
+    assert!(world.proxy.lines().is_empty(), "{:?}", world.proxy.lines());
 }
 
 #[test]
