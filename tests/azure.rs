@@ -505,8 +505,14 @@ fn a_long_push_renews_the_token_and_the_refresh_token_that_has_ended() {
 }
 
 #[test]
-fn a_refresh_token_near_its_end_is_renewed_before_it_is_used() {
-    let (first, second) = (refresh_token("1", 1), refresh_token("2", 10_800));
+fn a_refresh_token_near_its_end_or_beyond_it_is_renewed_before_it_is_used_again() {
+    for seconds in [1, 0, -3600] {
+        a_refresh_token_that_ends_in(seconds);
+    }
+}
+
+fn a_refresh_token_that_ends_in(seconds: i64) {
+    let (first, second) = (refresh_token("1", seconds), refresh_token("2", 10_800));
     let tokens = Tokens::new()
         .anonymous_pull(false)
         .expires_in(Some(1))

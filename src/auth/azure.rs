@@ -332,6 +332,7 @@ fn token(
 }
 
 /// How long a refresh token is good, less the margin: it is a JWT (RFC 7519), and says so itself.
+/// One that has ended is good for nothing but the request that it was got for.
 fn life(client: &Client<'_>, token: &Secret) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {
@@ -343,7 +344,8 @@ fn life(client: &Client<'_>, token: &Secret) -> Option<Duration> {
         .ok()?;
     let claims: Claims = json::object(&payload).ok()?;
     let ends = UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(claims.exp).ok()?)?;
-    let life = ends.duration_since(client.context().clock.now()).ok()?;
+    let life = ends.duration_since(client.context().clock.now());
+    let life = life.unwrap_or_default();
     Some(life - MARGIN.min(life / 2))
 }
 
