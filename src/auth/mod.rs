@@ -36,6 +36,9 @@ const TOKEN_USER: &str = "<token>";
 /// A token server that gave none is not asked again for this long.
 const FAILURE_LIFE: Duration = Duration::from_secs(30);
 
+/// A password that was given less than this ago has not ended yet.
+const YOUNG: Duration = Duration::from_secs(60);
+
 /// What is known of the user.
 pub(crate) enum Credentials {
     Anonymous,
@@ -217,6 +220,8 @@ pub(crate) struct Authenticator<'a> {
     fetching: Mutex<()>,
     /// How and when that failed the last time.
     failures: Mutex<HashMap<Scope, Failure>>,
+    /// The password that the last 403 was answered with, and when.
+    after_403: Mutex<Option<(Secret, Duration)>>,
     near_realm: bool,
 }
 
@@ -245,6 +250,7 @@ impl<'a> Authenticator<'a> {
             tokens: Mutex::default(),
             fetching: Mutex::default(),
             failures: Mutex::default(),
+            after_403: Mutex::default(),
             near_realm: false,
         }
     }
@@ -266,6 +272,14 @@ impl<'a> Authenticator<'a> {
         }
     }
 
+    /// Whether another login may change this answer.
+    ///
+    /// Quirk(ECR): a password that has ended is answered 403, as what it may not do.
+    pub(crate) fn can_answer(&self, response: &Response) -> bool {
+        response.status == 401
+            || (response.status == 403 && matches!(self.credentials, Credentials::Ecr(_)))
+    }
+
     /// Answers a 401: a new token, or a password where none was sent; nothing where there is
     /// nothing more that could be sent.
     ///
@@ -282,6 +296,9 @@ impl<'a> Authenticator<'a> {
         // Credentials travel only to the registry itself; a redirect's own login is not ours.
         if !self.is_registry(&response.url) {
             return Ok(None);
+        }
+        if response.status == 403 {
+            return self.renew_ended(sent);
         }
         let challenges = Challenge::parse_all(response.headers("www-authenticate"));
         let bearer = challenges.iter().find(|c| c.scheme == "bearer");
@@ -300,6 +317,24 @@ impl<'a> Authenticator<'a> {
             return Ok(Some(value));
         }
         Ok(None)
+    }
+
+    /// A password in the place of one that may have ended. Where the new one gets a 403 too, it is
+    /// a refusal, and nothing that a third one would change.
+    fn renew_ended(&self, sent: Option<&Secret>) -> Result<Option<Secret>> {
+        let now = self.now();
+        let is_young = lock(&self.after_403)
+            .as_ref()
+            .is_some_and(|(young, since)| sent == Some(young) && now < *since + YOUNG);
+        if sent.is_none() || is_young {
+            return Ok(None);
+        }
+        let other = self.credentials.basic(self.client, sent)?;
+        let other = other.filter(|other| sent != Some(other));
+        if let Some(other) = &other {
+            *lock(&self.after_403) = Some((other.clone(), self.now()));
+        }
+        Ok(other)
     }
 
     fn is_registry(&self, url: &Url) -> bool {

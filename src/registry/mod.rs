@@ -129,8 +129,8 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// One attempt, with the login that the registry wants. A token may have ended meanwhile, so
-    /// a 401 is answered with a new one.
+    /// One attempt, with the login that the registry wants. A token or password may have ended
+    /// meanwhile, so a refusal is answered with a new one.
     fn send_once<'r>(
         &self,
         method: &'static str,
@@ -144,13 +144,18 @@ impl<'a> Remote<'a> {
             Access::Pull => 1,
             Access::Push | Access::Mount(_) => RENEWALS,
         };
+        let mut left_of_403 = 1;
         loop {
             let request = make(self.request(method, url)).authorization(authorization.as_ref());
             let response = self.client.send(request)?;
-            if response.status != 401 || left == 0 {
+            let left = match response.status {
+                403 => &mut left_of_403,
+                _ => &mut left,
+            };
+            if *left == 0 || !self.auth.can_answer(&response) {
                 return Ok(response);
             }
-            left -= 1;
+            *left -= 1;
             let response = response.settled();
             let other = self
                 .auth

@@ -318,7 +318,7 @@ impl Upload<'_, '_> {
         let response = outcome?;
         let lost = Again::Later { after: None };
         match response.status {
-            401 if *self.renewals < RENEWALS => {
+            _ if *self.renewals < RENEWALS && remote.auth.can_answer(&response) => {
                 // The token ended on the way: a new one, and the session from its start.
                 *self.renewals += 1;
                 let other = remote
