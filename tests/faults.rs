@@ -18,6 +18,8 @@ mod answers;
 mod help;
 #[path = "faults/login.rs"]
 mod login;
+#[path = "faults/manners.rs"]
+mod manners;
 #[path = "faults/matrix.rs"]
 mod matrix;
 #[path = "faults/mirrors.rs"]
