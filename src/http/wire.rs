@@ -9,7 +9,7 @@ use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-use super::tls;
+use super::{INPUT_BUFFER, tls};
 use crate::error::{Again, Error, Kind};
 
 /// An answer that came before the end of its request: head and body together.
@@ -89,6 +89,12 @@ impl Transport for Guarded {
     /// ureq takes a reset for the end of a body that has no length; a body that was cut off would
     /// be a whole one then.
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        // ureq would read into no room, and take what it gets for the end of the connection.
+        if self.inner.buffers().input_append_buf().is_empty() {
+            self.broken = true;
+            let why = format!("the head of its answer is longer than {INPUT_BUFFER} bytes");
+            return Err(ureq::Error::Io(Error::registry(why).into_io()));
+        }
         match self.inner.await_input(timeout) {
             Err(ureq::Error::Io(error)) if is_hang_up(error.kind()) => {
                 self.broken = true;

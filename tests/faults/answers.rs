@@ -172,6 +172,29 @@ fn bodies_are_bounded() {
 }
 
 #[test]
+fn a_head_that_does_not_end_is_an_error_at_once() {
+    let image = small();
+    let path = format!("/v2/t/a/manifests/{}", image.digest);
+    let long = answer(200).with("X-Long", "x".repeat(1 << 20));
+    let many = (0..5000).fold(answer(200), |many, n| many.with(&format!("X-{n}"), "x"));
+    for (answer, why) in [
+        (long, "the head of its answer is longer than 65536 bytes"),
+        (
+            many,
+            "the answer is not valid HTTP: http parse resulted in too many headers",
+        ),
+    ] {
+        let registry = serving(&image);
+        registry.on("GET", &path).then(Fault::Answer(answer));
+        let output = get(&registry, &image, json!({})).run();
+        output.fails_with(&format!(
+            "get: REGISTRY/t/a: fetch manifest {}: GET http://REGISTRY{path}: {why}",
+            image.digest
+        ));
+    }
+}
+
+#[test]
 fn a_config_that_is_too_large_is_not_asked_for() {
     let image = small().lie(|manifest| manifest["config"]["size"] = json!((8 << 20) + 1));
     let registry = serving(&image);
