@@ -22,10 +22,33 @@ const MOST_PAGES: usize = 10_000;
 /// More tags than any repository has; a hostile registry costs us this many names.
 const MOST_TAGS: usize = 1_000_000;
 
+/// Where there are no tags, some registries write `null` and some leave them out.
 #[derive(Deserialize)]
 struct Listed {
     #[serde(default)]
+    name: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
     tags: Option<Vec<Option<String>>>,
+}
+
+impl Listed {
+    fn read(bytes: &[u8]) -> Option<Vec<String>> {
+        let listed: Listed = json::object(bytes).ok()?;
+        // Neither is another document, such as an error with the status of a success.
+        listed
+            .name
+            .as_ref()
+            .map(drop)
+            .or(listed.tags.as_ref().map(drop))?;
+        Some(
+            listed
+                .tags
+                .unwrap_or_default()
+                .into_iter()
+                .flatten()
+                .collect(),
+        )
+    }
 }
 
 struct Page {
@@ -76,7 +99,11 @@ impl Remote<'_> {
                     page.url
                 )));
             }
-            page = self.page(&next)?;
+            // A repository that has a first page is known.
+            page = self.page(&next).map_err(|error| match error.is_missing() {
+                true => error.of_kind(Kind::Registry),
+                false => error,
+            })?;
         }
     }
 
@@ -106,17 +133,12 @@ impl Remote<'_> {
             let from = response.url.clone();
             let next = next_page(response.headers("link"), &from)?;
             let bytes = response.bytes(PAGE_LIMIT)?;
-            let read: Listed = json::object(&bytes).map_err(|_| {
+            let tags = Listed::read(&bytes).ok_or_else(|| {
                 Error::hostile(format!("GET {from}: the answer is not a list of tags"))
             })?;
             Ok(Page {
                 url: from,
-                tags: read
-                    .tags
-                    .unwrap_or_default()
-                    .into_iter()
-                    .flatten()
-                    .collect(),
+                tags,
                 next,
             })
         })

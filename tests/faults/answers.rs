@@ -444,6 +444,42 @@ fn a_page_that_is_no_manifest_is_no_version() {
 }
 
 #[test]
+fn a_list_of_tags_that_is_none_or_has_no_end_is_an_error_and_not_an_empty_list() {
+    let image = small();
+    let list = "/v2/t/a/tags/list";
+    let path = format!("check: REGISTRY/t/a: list tags: GET http://REGISTRY{list}");
+    for (answer, expect) in [
+        (r#"{"name":"t/a","tags":null}"#, Ok(())),
+        (r#"{"name":"t/a"}"#, Ok(())),
+        (r#"{"tags":[]}"#, Ok(())),
+        ("{}", Err(())),
+        (r#"{"errors":[{"code":"DENIED"}]}"#, Err(())),
+        (r#"{"name":"t/a","tags":"1"}"#, Err(())),
+    ] {
+        let registry = serving(&image);
+        let answer = crate::common::answer(200).body(answer);
+        registry.on("GET", list).then(Fault::Answer(answer));
+        let output = check(&registry, json!({})).run();
+        match expect {
+            Ok(()) => drop(output.succeeds_with(json!([]))),
+            Err(()) => {
+                output.fails_with(&format!("{path}: the answer is not a list of tags"));
+            }
+        }
+    }
+    // The first page shows that the repository is there.
+    let registry = Registry::setup().page_size(1).start();
+    registry.put_image("t/a", "1.0.0", &image);
+    registry.put_image("t/a", "1.0.1", &image);
+    let lost = Fault::error(404, "NAME_UNKNOWN", "no such page");
+    registry.on("GET", list).nth(2).then(lost);
+    let output = check(&registry, json!({})).run();
+    output.fails_with(&format!(
+        "{path}: 404 Not Found: NAME_UNKNOWN: no such page"
+    ));
+}
+
+#[test]
 fn a_manifest_with_other_bytes_is_fetched_once_more() {
     let image = small();
     let path = format!("/v2/t/a/manifests/{}", image.digest);
