@@ -185,7 +185,11 @@ fn spoken(response: Response) -> String {
         // OAuth2 servers (RFC 6749, section 5.2) and many others.
         let text = ["error_description", "message", "details", "error"]
             .iter()
-            .find_map(|name| map.get(*name)?.as_str());
+            .find_map(|name| match map.get(*name)? {
+                // Google's services.
+                serde_json::Value::Object(inner) => inner.get("message")?.as_str(),
+                value => value.as_str(),
+            });
         return text.unwrap_or_default().to_owned();
     }
     let body = String::from_utf8_lossy(&body);

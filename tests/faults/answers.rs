@@ -242,6 +242,10 @@ fn errors_are_shown_in_the_servers_words_and_nothing_else_of_it() {
             json(r#"{"error":"invalid_grant","error_description":"long ago"}"#),
             "400 Bad Request: long ago",
         ),
+        (
+            json(r#"{"error":{"code":400,"message":"inside","status":"X"}}"#),
+            "400 Bad Request: inside",
+        ),
         (json("{"), "400 Bad Request: {"),
         (
             answer(400).with("Content-Type", "application/xml").body(
