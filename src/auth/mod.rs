@@ -304,19 +304,43 @@ impl<'a> Authenticator<'a> {
         let bearer = challenges.iter().find(|c| c.scheme == "bearer");
         let basic = challenges.iter().any(|c| c.scheme == "basic");
         if let Some(challenge) = bearer {
-            let realm =
-                Realm::from_challenge(challenge, &self.registry, self.client, self.near_realm)?;
-            *lock(&self.method) = Method::Bearer(realm.clone());
-            return Ok(Some(self.token(&realm, scope, sent)?.bearer()));
+            return match self.answer_bearer(challenge, scope, sent) {
+                // The registry takes a password as well, and the token server has not refused it.
+                Err(error) if basic && !error.is_denied() => match self.answer_basic(sent)? {
+                    Some(value) => {
+                        let report = self.client.context().report;
+                        report.info(format!("{error}; sending the password instead"));
+                        Ok(Some(value))
+                    }
+                    None => Err(error),
+                },
+                answered => answered.map(Some),
+            };
         }
-        if basic
-            && let Some(value) = self.credentials.basic(self.client, sent)?
-            && sent != Some(&value)
-        {
+        match basic {
+            true => self.answer_basic(sent),
+            false => Ok(None),
+        }
+    }
+
+    fn answer_bearer(
+        &self,
+        challenge: &Challenge,
+        scope: &Scope,
+        sent: Option<&Secret>,
+    ) -> Result<Secret> {
+        let realm = Realm::from_challenge(challenge, &self.registry, self.client, self.near_realm)?;
+        *lock(&self.method) = Method::Bearer(realm.clone());
+        Ok(self.token(&realm, scope, sent)?.bearer())
+    }
+
+    fn answer_basic(&self, sent: Option<&Secret>) -> Result<Option<Secret>> {
+        let value = self.credentials.basic(self.client, sent)?;
+        let value = value.filter(|value| sent != Some(value));
+        if value.is_some() {
             *lock(&self.method) = Method::Basic;
-            return Ok(Some(value));
         }
-        Ok(None)
+        Ok(value)
     }
 
     /// A password in the place of one that may have ended. Where the new one gets a 403 too, it is

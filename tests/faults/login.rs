@@ -130,6 +130,57 @@ fn challenges_are_understood_in_any_number_order_and_case() {
 }
 
 #[test]
+fn a_password_goes_where_no_token_can_be_had_and_the_registry_takes_both() {
+    let both = r#"Bearer realm="{realm}",service="{service}", Basic realm="x""#;
+    let broken = || Fault::Answer(answer(400).body("broken"));
+    let refused = || Fault::error(401, "UNAUTHORIZED", "who are you?");
+    let log_in = "log in at REGISTRY: GET http://REGISTRY/token: ";
+    type Case = (
+        &'static str,
+        Option<fn() -> Fault>,
+        Result<String, &'static str>,
+    );
+    let cases: [Case; 3] = [
+        (
+            r#"Bearer, Basic realm="x""#,
+            None,
+            Ok("REGISTRY sends us to the token server ``, which is not a URL".to_owned()),
+        ),
+        (
+            both,
+            Some(broken),
+            Ok(format!("{log_in}400 Bad Request: broken")),
+        ),
+        (
+            both,
+            Some(refused),
+            Err("401 Unauthorized: UNAUTHORIZED: who are you?"),
+        ),
+    ];
+    for (challenge, token, expect) in cases {
+        let setup = Registry::setup().basic("alice", "s3cret");
+        let registry = serving(setup.challenges([challenge]));
+        if let Some(token) = token {
+            registry.on("GET", "/token").then(token());
+        }
+        let output = check(&registry, alice()).run();
+        match expect {
+            Ok(why) => {
+                output.succeeds();
+                output.says(&format!("{why}; sending the password instead"));
+                let seen = identities(&registry);
+                assert_eq!(seen.last().unwrap(), "HEAD /v2/t/a/manifests/1 Basic");
+            }
+            Err(why) => {
+                output.fails();
+                assert!(output.messages().contains(why), "{}", output.messages());
+                assert_eq!(identities(&registry).len(), 2);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_refresh_token_goes_out_by_post_and_as_nothing_else() {
     let tokens = tokens().refresh_token("r-e-f-r-e-s-h", "alice");
     let registry = serving(Registry::setup().bearer(&tokens));
