@@ -33,11 +33,19 @@ enum Source {
 }
 
 impl<'a> Remote<'a> {
-    /// Whether the repository has the blob.
+    /// Whether the repository has the blob. Where the registry refuses to say, it counts as
+    /// missing: sending it works, or brings the reason, which no answer to HEAD has.
     pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
         let url = self.blob_url(descriptor)?;
-        match self.send("HEAD", &url, Access::Pull, |request| request) {
-            Ok(_) => Ok(true),
+        let found = self.until_answered(|| {
+            let response = self.send_once("HEAD", &url, Access::Pull, |request| request)?;
+            match response.status {
+                400 | 403 | 405 | 501 => Ok(None),
+                _ => self.successful("HEAD", &url, response).map(Some),
+            }
+        });
+        match found {
+            Ok(found) => Ok(found.is_some()),
             Err(error) if error.is_missing() => Ok(false),
             Err(error) => Err(error.doing(format!(
                 "{}: look up {}",

@@ -195,6 +195,36 @@ fn an_upload_may_not_go_on_at_addresses_that_only_this_worker_means() {
 }
 
 #[test]
+fn a_registry_that_does_not_say_what_it_has_is_sent_everything() {
+    for status in [400, 403, 405, 501] {
+        let image = app();
+        let registry = Registry::start();
+        let silent = || Fault::Answer(answer(status));
+        registry
+            .on("HEAD", "/v2/t/a/blobs/*")
+            .always()
+            .then(silent());
+        put(&registry, &image, json!({})).run().succeeds();
+        assert_pushed(&registry, &image);
+
+        // Who may not push hears so in the registry's words.
+        let registry = Registry::start();
+        registry
+            .on("HEAD", "/v2/t/a/blobs/*")
+            .always()
+            .then(silent());
+        let denied = Fault::error(403, "DENIED", "not yours");
+        registry.on("POST", "*").always().then(denied);
+        let output = put(&registry, &image, json!({})).run();
+        output.fails();
+        let last = told(&output).pop().unwrap();
+        let words = "POST http://REGISTRY/v2/t/a/blobs/uploads/: 403 Forbidden: DENIED: not yours; \
+                     set `source.username` and `source.password`";
+        assert!(last.ends_with(words), "{last}");
+    }
+}
+
+#[test]
 fn a_session_without_a_place_is_an_error_that_says_so() {
     let image = app();
     let registry = Registry::start();
