@@ -311,6 +311,10 @@ impl<'a> Client<'a> {
     /// A proxy variable or a CA certificate that cannot be read.
     pub(crate) fn new(context: &'a Context<'a>, options: &Options) -> Result<Self> {
         let names = Names::new(Arc::new(Proxies::from_env(context.env)?));
+        let sent = Sent::default();
+        for authorization in names.proxies().authorizations() {
+            sent.authorization(authorization);
+        }
         let insecure = options.insecure;
         let tls = Tls::new(context.env, options, move |url| {
             insecure || is_near(url.host())
@@ -342,7 +346,7 @@ impl<'a> Client<'a> {
             names,
             tls,
             insecure,
-            sent: Sent::default(),
+            sent,
             plain: Mutex::default(),
         })
     }

@@ -64,6 +64,12 @@ impl Proxies {
         })
     }
 
+    /// What the proxies want to hear.
+    pub(super) fn authorizations(&self) -> impl Iterator<Item = &Secret> {
+        let both = [&self.http, &self.https].into_iter().flatten();
+        both.filter_map(|proxy| proxy.authorization.as_ref())
+    }
+
     /// The proxy for a connection to `url`. Loopback is never proxied.
     pub(crate) fn for_url(&self, url: &Url) -> Option<&Proxy> {
         let proxy = match url.scheme() {
