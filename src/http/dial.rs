@@ -23,6 +23,9 @@ use crate::error::{Again, Error, Kind, Result};
 /// The answer of a proxy to CONNECT; more than any sends.
 const CONNECT_ANSWER_LIMIT: usize = 16 << 10;
 
+/// Answers to one CONNECT: some may be interim ones before the last.
+const CONNECT_ANSWERS: usize = 8;
+
 /// The first connector of the chain: what comes out is a byte stream to the server, not yet TLS.
 pub(super) struct Dial {
     names: Names,
@@ -92,7 +95,8 @@ impl Connector<()> for Dial {
         };
         let stream = self.connect_to_proxy(details, proxy)?;
         if url.is_https() {
-            let stream = tunnel(details, stream, &url, proxy).map_err(Error::into_io)?;
+            let tunnel = tunnel(details, stream, &url, proxy, &self.tls);
+            let stream = tunnel.map_err(Error::into_io)?;
             return Ok(Some(Box::new(Tunnel(stream))));
         }
         Ok(Some(Box::new(Forward::new(stream, &url, proxy))))
@@ -135,6 +139,7 @@ fn tunnel(
     stream: Box<dyn Transport>,
     url: &Url,
     proxy: &Proxy,
+    tls: &Tls,
 ) -> Result<Box<dyn Transport>> {
     let target = format!("{}:{}", url.host(), url.port());
     let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
@@ -150,8 +155,11 @@ fn tunnel(
     let broken = |error| of_proxy(super::io_error(error), proxy);
     stream.write_all(head.as_bytes()).map_err(broken)?;
     let mut stream = stream.into_inner();
-    let status =
-        read_connect_answer(&mut *stream, details).map_err(|error| of_proxy(error, proxy))?;
+    let status = (0..CONNECT_ANSWERS)
+        .map(|_| read_connect_answer(&mut *stream, details))
+        .find(|answer| !matches!(answer, Ok(100..=199)))
+        .unwrap_or_else(|| Err(Error::registry("its answer to CONNECT does not end")))
+        .map_err(|error| of_proxy(error, proxy))?;
     match status {
         200..=299 => Ok(stream),
         // Quirk(tinyproxy): a wrong password is answered 401, not 407.
@@ -165,13 +173,15 @@ fn tunnel(
             .again(Again::Unreachable),
             proxy,
         )),
-        _ => Err(of_proxy(
-            Error::new(
-                Kind::Network,
-                format!("it refuses to connect to {target} (status {status})"),
-            ),
-            proxy,
-        )),
+        _ => {
+            let why = format!("it refuses to connect to {target} (status {status})");
+            let error = of_proxy(Error::new(Kind::Network, why), proxy);
+            if matches!(status, 408 | 425 | 429) {
+                return Err(error.again(Again::Later { after: None }));
+            }
+            tls.refuses_tunnels(url);
+            Err(error)
+        }
     }
 }
 

@@ -132,6 +132,14 @@ impl Tls {
         })))
     }
 
+    /// The proxy of `url` makes no tunnel to it, as many make none but to port 443. Where nothing
+    /// is verified, plain HTTP is as good, and needs none.
+    pub(super) fn refuses_tunnels(&self, url: &Url) {
+        if self.0.blind {
+            lock(&self.0.not_tls).insert(url.origin(), "the proxy makes no tunnel to it");
+        }
+    }
+
     /// Whether a connection to the server of `url` failed because its port speaks no TLS at all.
     pub(super) fn is_not_tls(&self, url: &Url) -> bool {
         lock(&self.0.not_tls).contains_key(&url.origin())

@@ -170,6 +170,37 @@ fn a_server_that_the_proxy_cannot_reach_is_one_that_is_not_there() {
     );
 }
 
+#[test]
+fn a_proxy_that_limits_its_tunnels_is_asked_again() {
+    let server = Answering::start(429);
+    let output = check_of("registry.test/t/a", json!({}))
+        .env("https_proxy", format!("http://127.0.0.1:{}", server.port))
+        .run();
+    output.fails();
+    assert!(told(&output).len() > 10, "{}", output.messages());
+}
+
+#[test]
+fn a_proxy_that_makes_no_tunnels_forwards_to_a_plain_registry() {
+    let registry = Registry::setup().name("registry.test:5000").start();
+    registry.put_image("t/a", "1", &small());
+    let proxy = Proxy::start(&registry);
+    let without_tunnels = Answering::start(403);
+    let check = |fields: Value| {
+        check_of("registry.test:5000/t/a", fields)
+            .env(
+                "https_proxy",
+                format!("http://127.0.0.1:{}", without_tunnels.port),
+            )
+            .env("http_proxy", proxy.url())
+            .run()
+    };
+    check(json!({"insecure": true})).succeeds();
+    assert_eq!(registry.lines(), ["HEAD /v2/t/a/manifests/1 200"]);
+    check(json!({})).fails();
+    assert_eq!(registry.lines().len(), 1);
+}
+
 /// A proxy that answers every CONNECT with this status.
 struct Answering {
     port: u16,
