@@ -129,7 +129,8 @@ impl BlobReader<'_, '_> {
                 }
                 // Whatever it is, it is not the part that was asked for: all of it, then. The body
                 // of a 416 is left alone (Quirk(distribution 2.8): it is shorter than it says).
-                (206 | 416, _) => {
+                // Servers that know no ranges have other statuses for that.
+                (206 | 400 | 405 | 416 | 501, _) => {
                     drop(response);
                     return self.skip(self.request(None)?);
                 }

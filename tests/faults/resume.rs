@@ -101,7 +101,7 @@ fn a_server_without_ranges_is_read_from_the_start_and_the_known_bytes_are_droppe
 fn a_part_that_was_not_asked_for_is_not_taken() {
     let image = app();
     type Case = (&'static str, fn() -> Fault);
-    let cases: [Case; 5] = [
+    let cases: [Case; 8] = [
         ("an earlier part", || Fault::OtherRange(1000, 700_000)),
         ("a later part", || Fault::OtherRange(300_001, 700_000)),
         ("no place", || Fault::Without("Content-Range")),
@@ -109,6 +109,9 @@ fn a_part_that_was_not_asked_for_is_not_taken() {
             Fault::Header("Content-Range", "items 300000-1/2".to_owned())
         }),
         ("a refusal", || Fault::RangeRefused),
+        ("a refusal of the header", || Fault::Answer(answer(400))),
+        ("a refusal of another kind", || Fault::Answer(answer(405))),
+        ("no ranges", || Fault::Answer(answer(501))),
     ];
     for (name, fault) in cases {
         let registry = serving(&image);
