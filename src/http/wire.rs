@@ -92,7 +92,9 @@ impl Transport for Guarded {
         // ureq would read into no room, and take what it gets for the end of the connection.
         if self.inner.buffers().input_append_buf().is_empty() {
             self.broken = true;
-            let why = format!("the head of its answer is longer than {INPUT_BUFFER} bytes");
+            let why = format!(
+                "the head of its answer, or of a chunk, is longer than {INPUT_BUFFER} bytes"
+            );
             return Err(ureq::Error::Io(Error::registry(why).into_io()));
         }
         match self.inner.await_input(timeout) {

@@ -50,7 +50,8 @@ impl<'a> Remote<'a> {
         repository: Repository,
         credentials: Credentials,
     ) -> Result<Self> {
-        let registry = Url::at(Scheme::Https, repository.host(), "/v2/")?;
+        let registry = Url::at(Scheme::Https, repository.host(), "/v2/")
+            .doing(|| format!("repository `{}`", repository.written()))?;
         Ok(Remote {
             client,
             auth: Authenticator::new(client, registry.clone(), credentials),

@@ -178,7 +178,10 @@ fn a_head_that_does_not_end_is_an_error_at_once() {
     let long = answer(200).with("X-Long", "x".repeat(1 << 20));
     let many = (0..5000).fold(answer(200), |many, n| many.with(&format!("X-{n}"), "x"));
     for (answer, why) in [
-        (long, "the head of its answer is longer than 65536 bytes"),
+        (
+            long,
+            "the head of its answer, or of a chunk, is longer than 65536 bytes",
+        ),
         (
             many,
             "the answer is not valid HTTP: http parse resulted in too many headers",
