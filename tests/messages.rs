@@ -112,6 +112,11 @@ fn a_mirror_that_is_none_names_the_field() {
             "`source.registry_mirror.host` is `https://mirror.test`: it is a host, not a URL; \
              leave out the scheme",
         ),
+        (
+            json!({"host": "https://user:s3cret@mirror.test"}),
+            "`source.registry_mirror.host` has a user in it; set \
+             `source.registry_mirror.username` and `source.registry_mirror.password`",
+        ),
         (json!({}), "`source.registry_mirror.host` is missing"),
         (
             json!({"host": "mirror.test:port"}),

@@ -273,6 +273,14 @@ impl Mirror {
         let host = fields
             .string("host")?
             .ok_or_else(|| Error::config(format!("`{}` is missing", fields.path_of("host"))))?;
+        // Whatever stands before an `@` may be a password.
+        if host.contains('@') {
+            return Err(
+                Error::config(format!("`{}` has a user in it", fields.path_of("host"))).advise(
+                    "set `source.registry_mirror.username` and `source.registry_mirror.password`",
+                ),
+            );
+        }
         if host.contains("://") {
             return Err(Error::config(format!(
                 "`{}` is `{host}`: it is a host, not a URL",

@@ -2,7 +2,7 @@
 
 use crate::common::{
     Authority, Fault, Image, Program, Proxy, Registry, Tokens, answer, free_port, image, index,
-    layer,
+    layer, noise,
 };
 use crate::help::{assert_arrived, merge, told};
 use serde_json::{Value, json};
@@ -266,6 +266,39 @@ fn a_blob_that_the_mirror_breaks_for_good_comes_from_the_origin() {
     let host = json!({"host": mirror.host()});
     let output = world.get(&image, host, json!({})).run();
     assert_arrived(&output, &image);
+}
+
+#[test]
+fn what_a_mirror_has_begun_the_origin_does_anew() {
+    let layers = [
+        layer().file("a", "a").file("gone", "gone"),
+        layer().file("b", noise(5, 1 << 20)).whiteout("gone"),
+    ];
+    let image = image(layers).oci();
+    for format in ["rootfs", "oci"] {
+        let world = world(&image);
+        let mirror = Registry::start();
+        mirror.put_image("team/app", "1", &image);
+        let path = format!("/v2/team/app/blobs/{}", image.layers[1].digest);
+        mirror.on("GET", &path).then(Fault::ResetAfter(500_000));
+        let broken = Fault::Answer(answer(500));
+        mirror.on("GET", &path).always().then(broken);
+        let host = json!({"host": mirror.host()});
+        let request = json!({
+            "source": world.source(host, json!({})),
+            "version": {"tag": "1", "digest": image.digest},
+            "params": {"format": format},
+        });
+        let get = Program::get(request).env("https_proxy", world.proxy.url());
+        let output = get.run();
+        output.succeeds();
+        assert_eq!(output.file("digest"), image.digest);
+        if format == "rootfs" {
+            let rootfs = output.destination().join("rootfs");
+            assert!(std::fs::read(rootfs.join("b")).unwrap() == noise(5, 1 << 20));
+            assert!(rootfs.join("a").exists() && !rootfs.join("gone").exists());
+        }
+    }
 }
 
 #[test]
