@@ -32,6 +32,9 @@ const CLIENT_ID: &str = "registry-image";
 #[derive(Clone)]
 pub(super) struct Realm {
     url: Url,
+    /// The registry that named it, where it is not on the registry's own host: it may lead to no
+    /// other address than a redirect may.
+    named_by: Option<Url>,
     service: Option<String>,
     /// A scope of the challenge that is none of ours, such as a registry-wide one.
     scope: Option<String>,
@@ -70,6 +73,7 @@ impl Realm {
             return refuse("a private address that is not the registry's own");
         }
         Ok(Realm {
+            named_by: (url.host() != registry.host()).then(|| registry.clone()),
             url,
             service: challenge.get("service").map(str::to_owned),
             scope: challenge
@@ -77,6 +81,14 @@ impl Realm {
                 .filter(|scope| !scope.is_empty() && !scope.starts_with("repository:"))
                 .map(str::to_owned),
         })
+    }
+
+    fn request<'r>(&self, method: &'static str, url: &Url) -> Request<'r> {
+        let request = Request::new(method, url);
+        match &self.named_by {
+            Some(registry) => request.named_by(registry),
+            None => request,
+        }
     }
 }
 
@@ -238,7 +250,8 @@ fn get(
     let url = realm.url.with_query(&query);
     let basic = credentials.basic(client, None)?;
     client.send(
-        Request::new("GET", &url)
+        realm
+            .request("GET", &url)
             .header("accept", "application/json")
             .authorization(basic.as_ref()),
     )
@@ -265,7 +278,8 @@ fn post(
         .collect();
     let body = body.join("&");
     client.send(
-        Request::new("POST", &realm.url)
+        realm
+            .request("POST", &realm.url)
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
             .payload(Payload::Bytes(body.as_bytes()))
