@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ureq::http::{self, HeaderMap};
+use ureq::http::{self, HeaderMap, HeaderValue};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use crate::context::{Context, Env};
@@ -230,7 +230,7 @@ impl Response {
 
     /// The first header of this name that is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        text(self.headers.get(name)?)
     }
 
     fn is_json(&self) -> bool {
@@ -241,7 +241,7 @@ impl Response {
     /// All headers of this name that are text.
     pub(crate) fn headers<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         let values = self.headers.get_all(name);
-        values.iter().filter_map(|value| value.to_str().ok())
+        values.iter().filter_map(text)
     }
 
     /// The number of bytes that the body is announced to have.
@@ -295,6 +295,11 @@ impl Response {
             Err(error) => Err(io_error(error)),
         }
     }
+}
+
+/// A header as text: `to_str` takes ASCII alone, and names of realms have umlauts.
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 /// A body as it arrives; its errors are [`Error`]s inside `io::Error`.

@@ -98,7 +98,8 @@ fn scopes_are_pull_for_reading_and_pull_and_push_for_writing() {
 
 #[test]
 fn challenges_are_understood_in_any_number_order_and_case() {
-    let headers: [&[&str]; 6] = [
+    let headers: [&[&str]; 7] = [
+        &[r#"Basic realm="Büro", Bearer realm="{realm}",service="{service}""#],
         &[r#"Basic realm="x", Bearer realm="{realm}",service="{service}",scope="{scope}""#],
         &[r#"Bearer realm="{realm}",service="{service}",scope="{scope}", Basic realm="x""#],
         &[
