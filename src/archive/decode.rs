@@ -13,8 +13,11 @@ use crate::error::{Error, Kind, Result};
 
 /// Compressed bytes read at once.
 const INPUT_BUFFER: usize = 64 * 1024;
-/// Plain bytes made at once from zstd, which keeps its window apart.
-const ZSTD_OUTPUT_BUFFER: usize = 256 * 1024;
+/// Plain bytes made at once: 256 KiB is where larger blocks stop being faster. A power of two, and
+/// more than twice deflate's window of 32 KiB, as miniz_oxide wants it.
+const OUTPUT_BUFFER: usize = 256 * 1024;
+/// A reader with this much room is served without the buffer between.
+const DIRECT_FROM: usize = 16 * 1024;
 /// 2^27 bytes, 128 MiB: what `zstd -d` and every registry client accept; a frame with a larger
 /// window would cost us that much memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -25,7 +28,9 @@ const SIGNATURE_BYTES: usize = 10;
 pub(crate) struct Decoder<R> {
     input: Input<R>,
     method: Method,
-    /// What of the method's buffer has not been consumed.
+    /// Plain bytes, made at the first use.
+    buffer: Box<[u8]>,
+    /// What of the buffer has not been consumed.
     at: usize,
     end: usize,
 }
@@ -85,6 +90,7 @@ fn decode_with<R: Read>(reader: R, inflate: fn() -> Inflate) -> Result<Decoder<R
     Ok(Decoder {
         input,
         method,
+        buffer: Box::default(),
         at: 0,
         end: 0,
     })
@@ -112,6 +118,7 @@ impl<R: Clone> Decoder<R> {
         Some(Decoder {
             input: self.input.clone(),
             method,
+            buffer: self.buffer.clone(),
             at: self.at,
             end: self.end,
         })
@@ -126,24 +133,21 @@ fn unsupported(name: &str) -> Error {
 
 impl<R: Read> BufRead for Decoder<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let new = self.at == self.end;
-        let buffer = match &mut self.method {
-            Method::Plain => return self.input.fill(),
-            Method::Gzip(inflate) => {
-                if new {
-                    let range = inflate.more(&mut self.input)?;
-                    (self.at, self.end) = (range.start, range.end);
-                }
-                inflate.buffer()
+        if let Method::Plain = self.method {
+            return self.input.fill();
+        }
+        if self.at == self.end {
+            if self.buffer.is_empty() {
+                self.buffer = vec![0; OUTPUT_BUFFER].into_boxed_slice();
             }
-            Method::Zstd(unzstd) => {
-                if new {
-                    (self.at, self.end) = (0, unzstd.more(&mut self.input)?);
-                }
-                &unzstd.buffer
-            }
-        };
-        Ok(buffer.get(self.at..self.end).unwrap_or_default())
+            let start = match self.method.needs_its_buffer() {
+                true => self.end % OUTPUT_BUFFER,
+                false => 0,
+            };
+            let made = self.method.more(&mut self.input, &mut self.buffer, start)?;
+            (self.at, self.end) = (start, start + made);
+        }
+        Ok(self.buffer.get(self.at..self.end).unwrap_or_default())
     }
 
     fn consume(&mut self, n: usize) {
@@ -156,10 +160,41 @@ impl<R: Read> BufRead for Decoder<R> {
 
 impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.end && out.len() >= DIRECT_FROM && !self.method.needs_its_buffer() {
+            return self.method.more(&mut self.input, out, 0);
+        }
         let mut block = self.fill_buf()?;
         let n = block.read(out)?;
         self.consume(n);
         Ok(n)
+    }
+}
+
+impl Method {
+    /// Whether plain bytes must stay in the buffer where they were made.
+    fn needs_its_buffer(&self) -> bool {
+        match self {
+            Method::Plain | Method::Zstd(_) => false,
+            Method::Gzip(inflate) => inflate.needs_its_buffer(),
+        }
+    }
+
+    /// Makes plain bytes in `buffer` from `start` on; how many, 0 at the end of the stream.
+    fn more<R: Read>(
+        &mut self,
+        input: &mut Input<R>,
+        buffer: &mut [u8],
+        start: usize,
+    ) -> io::Result<usize> {
+        match self {
+            Method::Gzip(inflate) => inflate.more(input, buffer, start),
+            Method::Zstd(unzstd) => unzstd.more(input, buffer),
+            Method::Plain => {
+                let n = input.fill()?.read(buffer)?;
+                input.consume(n);
+                Ok(n)
+            }
+        }
     }
 }
 
@@ -230,7 +265,6 @@ impl<R: Read> Input<R> {
 /// zstd frames, one after another, skippable ones included.
 struct Unzstd {
     context: DCtx<'static>,
-    buffer: Box<[u8]>,
     /// Inside a frame.
     open: bool,
     /// The context may hold plain bytes that found no room.
@@ -246,14 +280,12 @@ impl Unzstd {
             .map_err(|code| Error::local(zstd_safe::get_error_name(code)))?;
         Ok(Unzstd {
             context,
-            buffer: vec![0; ZSTD_OUTPUT_BUFFER].into_boxed_slice(),
             open: false,
             full: false,
         })
     }
 
-    /// Fills the buffer; how far, 0 at the end of the stream.
-    fn more<R: Read>(&mut self, input: &mut Input<R>) -> io::Result<usize> {
+    fn more<R: Read>(&mut self, input: &mut Input<R>, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let chunk = input.fill()?;
             if chunk.is_empty() && !self.full {
@@ -263,7 +295,7 @@ impl Unzstd {
                 return Ok(0);
             }
             let mut source = InBuffer::around(chunk);
-            let mut target = OutBuffer::around(&mut *self.buffer);
+            let mut target = OutBuffer::around(&mut *buffer);
             let hint = self
                 .context
                 .decompress_stream(&mut target, &mut source)
@@ -274,7 +306,7 @@ impl Unzstd {
             let (used, made) = (source.pos(), target.pos());
             input.consume(used);
             self.open = hint != 0;
-            self.full = self.open && made == self.buffer.len();
+            self.full = self.open && made == buffer.len();
             if made > 0 {
                 return Ok(made);
             }

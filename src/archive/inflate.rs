@@ -11,9 +11,6 @@ use zlib_rs::{InflateFlush, Status};
 use super::decode::Input;
 use crate::error::Error;
 
-/// Power of two, as miniz_oxide's circular window must be, and at least twice deflate's 32 KiB.
-/// 256 KiB is where larger blocks stop being faster.
-const BUFFER: usize = 256 * 1024;
 /// Deflate's window, 32 KiB (RFC 1951).
 const WINDOW_BITS: u8 = 15;
 
@@ -28,9 +25,6 @@ pub(super) struct Inflate {
     engine: Engine,
     /// The engine can go on only with more bytes.
     hungry: bool,
-    buffer: Box<[u8]>,
-    /// Where the next byte goes.
-    end: usize,
     crc: crc32fast::Hasher,
     /// Plain bytes of this member, modulo 2³², as its trailer counts.
     size: u32,
@@ -120,8 +114,6 @@ impl Inflate {
             state: self.state.clone(),
             engine: Engine::Miniz(engine.clone()),
             hungry: self.hungry,
-            buffer: self.buffer.clone(),
-            end: self.end,
             crc: self.crc.clone(),
             size: self.size,
         })
@@ -132,23 +124,25 @@ impl Inflate {
             state: State::FirstMember,
             engine,
             hungry: true,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
-            end: 0,
             crc: crc32fast::Hasher::new(),
             size: 0,
         }
     }
 
-    pub(super) fn buffer(&self) -> &[u8] {
-        &self.buffer
+    /// Whether it looks back at what it made in the buffer that it was given: that must be the same
+    /// one each time, circular and of a power of two of bytes.
+    pub(super) fn needs_its_buffer(&self) -> bool {
+        matches!(self.engine, Engine::Miniz(_))
     }
 
-    /// Inflates some more; the range of the buffer that is new, empty at the end of the stream.
-    /// Everything handed out before must have been used.
+    /// Inflates some more into `buffer` from `start` on; the number of bytes, 0 at the end of the
+    /// stream.
     pub(super) fn more<R: Read>(
         &mut self,
         input: &mut Input<R>,
-    ) -> io::Result<std::ops::Range<usize>> {
+        buffer: &mut [u8],
+        start: usize,
+    ) -> io::Result<usize> {
         loop {
             match self.state {
                 State::FirstMember => {
@@ -156,8 +150,8 @@ impl Inflate {
                     self.state = State::Body;
                 }
                 State::Body => {
-                    let made = self.body(input)?;
-                    if !made.is_empty() {
+                    let made = self.body(input, buffer, start)?;
+                    if made > 0 {
                         return Ok(made);
                     }
                 }
@@ -179,7 +173,7 @@ impl Inflate {
                     }
                     Some(_) => self.state = State::FirstMember,
                 },
-                State::End => return Ok(0..0),
+                State::End => return Ok(0),
             }
         }
     }
@@ -232,25 +226,28 @@ impl Inflate {
         Ok(())
     }
 
-    fn body<R: Read>(&mut self, input: &mut Input<R>) -> io::Result<std::ops::Range<usize>> {
+    fn body<R: Read>(
+        &mut self,
+        input: &mut Input<R>,
+        buffer: &mut [u8],
+        start: usize,
+    ) -> io::Result<usize> {
         let chunk = input.fill()?;
         if chunk.is_empty() && self.hungry {
             return Err(cut_off());
         }
-        let start = self.end % BUFFER;
-        let step = self.engine.step(chunk, &mut self.buffer, start);
+        let step = self.engine.step(chunk, buffer, start);
         let step = step.ok_or_else(|| broken("its compressed data makes no sense"))?;
         input.consume(step.used);
-        self.end = start + step.made;
-        let new = self.buffer.get(start..self.end).unwrap_or_default();
-        self.crc.update(new);
+        let end = start + step.made;
+        self.crc.update(buffer.get(start..end).unwrap_or_default());
         self.size = self.size.wrapping_add(step.made as u32);
         // With room left, only the lack of bytes stopped it.
-        self.hungry = self.end < BUFFER;
+        self.hungry = end < buffer.len();
         if step.done {
             self.state = State::Trailer;
         }
-        Ok(start..self.end)
+        Ok(step.made)
     }
 
     fn trailer<R: Read>(&mut self, input: &mut Input<R>) -> io::Result<()> {
