@@ -3,7 +3,7 @@
 //! Work comes as a list, results keep the list's order, the first error stops the rest and is
 //! the error. No thread outlives the call that started it.
 
-mod pipe;
+mod ahead;
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use std::thread;
 
 use crate::error::{Error, Result};
 
-pub(crate) use pipe::{BlockWriter, pipe};
+pub(crate) use ahead::read_ahead;
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
 const MOST: usize = 64;
@@ -22,17 +22,36 @@ const MOST: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workers(NonZeroUsize);
 
-/// Tells a running job that another one has failed, so that it can give up early.
-pub(crate) struct Stop(AtomicBool);
+/// What a running job can see of the others.
+pub(crate) struct Others {
+    failed: AtomicBool,
+    /// Jobs that are not done, this one included.
+    left: AtomicUsize,
+    cores: usize,
+}
 
-impl Stop {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl Others {
+    fn new(jobs: usize) -> Self {
+        Others {
+            failed: AtomicBool::new(false),
+            left: AtomicUsize::new(jobs),
+            cores: cores(),
+        }
     }
 
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Whether one of them has failed: this job's work is in vain.
+    pub(crate) fn have_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
+
+    /// Whether there are fewer jobs left than processors.
+    pub(crate) fn leave_a_core_idle(&self) -> bool {
+        self.left.load(Ordering::Relaxed) < self.cores
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 impl Workers {
@@ -44,8 +63,7 @@ impl Workers {
     /// Twice the processors, at least 2 and at most 8: layers wait for the network as much as for
     /// a processor, and each worker costs about 2 MiB.
     pub(crate) fn for_this_machine() -> Self {
-        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Workers::new((2 * cores).clamp(2, 8))
+        Workers::new((2 * cores()).clamp(2, 8))
     }
 
     pub(crate) fn count(self) -> usize {
@@ -54,32 +72,33 @@ impl Workers {
 
     /// Runs `job` for every item; `results[i]` belongs to `items[i]`.
     ///
-    /// After the first failure no new item is started, running jobs see [`Stop`], and that
-    /// failure is returned.
+    /// After the first failure no new item is started, running jobs can see it
+    /// ([`Others::have_failed`]), and that failure is returned.
     pub(crate) fn map<T, R>(
         self,
         items: &[T],
-        job: impl Fn(&T, &Stop) -> Result<R> + Sync,
+        job: impl Fn(&T, &Others) -> Result<R> + Sync,
     ) -> Result<Vec<R>>
     where
         T: Sync,
         R: Send,
     {
         let next = AtomicUsize::new(0);
-        let stop = Stop(AtomicBool::new(false));
+        let others = Others::new(items.len());
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
         let work = || {
-            while !stop.is_set() {
+            while !others.have_failed() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(item) = items.get(at) else { return };
-                match job(item, &stop) {
+                match job(item, &others) {
                     Ok(result) => lock(&done).push((at, result)),
                     Err(error) => {
                         lock(&failure).get_or_insert(error);
-                        stop.set();
+                        others.failed.store(true, Ordering::Relaxed);
                     }
                 }
+                others.left.fetch_sub(1, Ordering::Relaxed);
             }
         };
         let threads = self.count().min(items.len());

@@ -5,7 +5,7 @@
 //! lower ones are merged. The result cannot depend on timing.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read};
+use std::io::BufRead;
 use std::sync::Mutex;
 
 use crate::archive;
@@ -16,10 +16,10 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::registry::Remote;
 use crate::report::{Progress, Report};
 use crate::rootfs::{Rootfs, Unpacked};
-use crate::workers::{BlockWriter, lock, pipe};
+use crate::workers::{Others, lock, read_ahead};
 
-/// Layers smaller than this are inflated by the thread that unpacks them: a thread and its blocks
-/// cost more than they bring.
+/// Layers smaller than this are inflated by the thread that unpacks them: another one and its
+/// blocks cost more than they bring.
 const SPLIT_FROM: u64 = 1 << 20;
 
 /// Fetches the layers of an image into `rootfs`.
@@ -65,7 +65,9 @@ pub(crate) fn rootfs(
     };
     // The largest first: the others fill the time that it takes.
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
-    let fetched = context.workers.map(&layers, |layer, _| pull.layer(layer));
+    let fetched = context
+        .workers
+        .map(&layers, |layer, others| pull.layer(layer, others));
     let rootfs = pull.merger.into_rootfs();
     match fetched {
         Ok(_) => rootfs.finish()?,
@@ -111,15 +113,15 @@ enum Failure {
 }
 
 impl Pull<'_, '_> {
-    fn layer(&self, layer: &Layer<'_>) -> Result<()> {
-        let complete = match self.attempt(layer) {
+    fn layer(&self, layer: &Layer<'_>, others: &Others) -> Result<()> {
+        let complete = match self.attempt(layer, others) {
             Err(Failure::WrongBytes(error)) => {
                 self.report.info(format!(
                     "layer {}: {error}: fetching it once more",
                     layer.at + 1
                 ));
                 self.progress.restart(layer.at);
-                self.attempt(layer)
+                self.attempt(layer, others)
             }
             attempt => attempt,
         };
@@ -131,22 +133,19 @@ impl Pull<'_, '_> {
         }
     }
 
-    fn attempt(&self, layer: &Layer<'_>) -> std::result::Result<Complete, Failure> {
+    fn attempt(
+        &self,
+        layer: &Layer<'_>,
+        others: &Others,
+    ) -> std::result::Result<Complete, Failure> {
         let blob_reader = self.remote.open(layer.blob).map_err(Failure::Final)?;
         let reader = self.progress.counting(layer.at, blob_reader);
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
         let rootfs = self.merger.rootfs();
-        let unpacked = match layer.blob.size < SPLIT_FROM {
-            true => archive::decode(&mut blob).and_then(|plain| unpack(rootfs, layer, plain)),
-            false => {
-                let (decoded, unpacked) = pipe(
-                    |writer| archive::decode(&mut blob).and_then(|plain| copy(plain, writer)),
-                    |reader| unpack(rootfs, layer, reader),
-                );
-                // When decoding failed, that is why the tar ended early.
-                decoded.and(unpacked)
-            }
-        };
+        // A second thread for a layer only where a processor would have nothing to do.
+        let helps = || layer.blob.size >= SPLIT_FROM && others.leave_a_core_idle();
+        let unpacked = archive::decode(&mut blob)
+            .and_then(|plain| read_ahead(plain, helps, |plain| unpack(rootfs, layer, plain)));
         match unpacked {
             Ok((tree, plain)) => match blob.finish() {
                 Ok(blob) => Ok(Complete {
@@ -178,26 +177,12 @@ fn wrong_or_final(error: Error) -> Failure {
 fn unpack(
     rootfs: &Rootfs<'_>,
     layer: &Layer<'_>,
-    plain: impl BufRead,
+    plain: &mut dyn BufRead,
 ) -> Result<(Unpacked, Verified)> {
     let mut plain = Checked::new(plain, layer.diff_id, None);
     let tree = rootfs.unpack(layer.at, &mut plain)?;
     let plain = plain.finish().doing(|| "diff_id")?;
     Ok((tree, plain))
-}
-
-/// Copies until the end, or until nobody reads any more.
-fn copy(mut plain: impl Read, writer: &mut BlockWriter) -> Result<()> {
-    loop {
-        match writer.fill_with(|free| plain.read(free)) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The other side failed, and says why.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(Error::io(Kind::Hostile, error)),
-        }
-    }
 }
 
 /// Merges complete layers in order. Whoever completes the layer that is next merges it and all
