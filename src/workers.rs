@@ -70,6 +70,11 @@ impl Workers {
         self.0.get()
     }
 
+    /// No more than processors: for jobs that need much memory, or wait for nothing.
+    pub(crate) fn at_most_one_a_core(self) -> Self {
+        Workers::new(self.count().min(cores()))
+    }
+
     /// Runs `job` for every item; `results[i]` belongs to `items[i]`.
     ///
     /// After the first failure no new item is started, running jobs can see it

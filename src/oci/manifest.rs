@@ -94,6 +94,11 @@ impl Descriptor {
     pub(crate) fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
     }
+
+    /// Whether a layer is said to be compressed with zstd; its bytes may tell otherwise.
+    pub(crate) fn is_zstd(&self) -> bool {
+        self.media_type.ends_with("+zstd")
+    }
 }
 
 /// One image (or artifact): a config and its layers.

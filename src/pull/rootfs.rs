@@ -65,9 +65,13 @@ pub(crate) fn rootfs(
     };
     // The largest first: the others fill the time that it takes.
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
-    let fetched = context
-        .workers
-        .map(&layers, |layer, others| pull.layer(layer, others));
+    // A zstd decoder holds 8 MiB and more, as much as four of gzip. A wrong media type costs memory
+    // and nothing else.
+    let workers = match layers.iter().any(|layer| layer.blob.is_zstd()) {
+        true => context.workers.at_most_one_a_core(),
+        false => context.workers,
+    };
+    let fetched = workers.map(&layers, |layer, others| pull.layer(layer, others));
     let rootfs = pull.merger.into_rootfs();
     match fetched {
         Ok(_) => rootfs.finish()?,
