@@ -9,9 +9,14 @@ use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::sync::Mutex;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::workers::lock;
 
 pub(crate) use progress::Progress;
+
+/// Bytes that a pipe which takes any takes at once (pipe(7), `PIPE_BUF`).
+const PIPE_BUF: usize = 4096;
 
 /// The log of one run.
 pub(crate) struct Report {
@@ -63,15 +68,25 @@ impl Report {
         write_stderr(&format!("{erase}{prefix}{text}\n"));
     }
 
-    /// Draws `lines` where the last drawing stands; skipped while a log line is being written, so
-    /// that drawing never holds up the work.
+    /// Draws `lines` where the last drawing stands; skipped while a log line is being written, and
+    /// when nobody reads the log fast enough, so that drawing never holds up the work.
     fn draw(&self, lines: &[String]) {
         if let Ok(mut drawn) = self.drawn.try_lock() {
             let erase = progress::erase(*drawn);
-            *drawn = lines.len();
-            write_stderr(&format!("{erase}{}", lines.concat()));
+            let drawing = format!("{erase}{}", lines.concat());
+            if drawing.len() <= PIPE_BUF && takes_more() {
+                *drawn = lines.len();
+                write_stderr(&drawing);
+            }
         }
     }
+}
+
+/// Whether stderr takes up to [`PIPE_BUF`] bytes without a wait.
+fn takes_more() -> bool {
+    let stderr = io::stderr();
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    poll(&mut ready, Some(&Timespec::default())).is_ok_and(|n| n > 0)
 }
 
 fn write_stderr(text: &str) {

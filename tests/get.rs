@@ -456,6 +456,26 @@ fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_holds_up_no_layer() {
+    let registry = Registry::start();
+    let image = image([layer().noise("a", 300_000), layer().noise("b", 300_000)]).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    let running = get(&registry, &digest, json!({}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .with_a_full_log()
+        .start();
+    // One worker: the second layer is asked for when the first is done, drawings and all.
+    registry.wait_for("both layers", |requests| {
+        let asked = |at: usize| {
+            let line = format!("GET /v2/t/a/blobs/{}", image.layers[at].digest);
+            requests.iter().any(|r| r.line().starts_with(&line))
+        };
+        asked(0) && asked(1)
+    });
+    running.read_log().wait().succeeds();
+}
+
+#[test]
 fn platform_free_images_of_another_platform_are_fetched_with_a_warning() {
     let registry = Registry::start();
     let image = image([layer().file("a", "b")])

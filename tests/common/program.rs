@@ -39,6 +39,7 @@ pub struct Program {
     destination: Option<PathBuf>,
     limit: Duration,
     unprivileged: bool,
+    log_is_full: bool,
     registries: Vec<(Arc<Shared>, String)>,
     replacements: Vec<(String, String)>,
 }
@@ -75,6 +76,7 @@ impl Program {
             destination: None,
             limit: LIMIT,
             unprivileged: false,
+            log_is_full: false,
             registries: Vec::new(),
             replacements: Vec::new(),
         }
@@ -169,6 +171,12 @@ impl Program {
         self
     }
 
+    /// Its stderr is a full pipe, until [`Running::read_log`].
+    pub fn with_a_full_log(mut self) -> Program {
+        self.log_is_full = true;
+        self
+    }
+
     pub fn run(self) -> Output {
         self.start().wait()
     }
@@ -206,28 +214,40 @@ impl Program {
             .envs(&self.environment)
             .current_dir(self.directory.path())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(Stdio::piped());
+        let (log, mut log_writer) = std::io::pipe().unwrap();
+        if self.log_is_full {
+            log_writer.write_all(&[b'\n'; PIPE_BYTES]).unwrap();
+        }
+        command.stderr(log_writer);
         if drop_privileges {
             command.uid(NOBODY).gid(NOBODY);
         }
         let mut child = command.spawn().unwrap();
+        drop(command); // and with it our end of the log
         let mut stdin = child.stdin.take().unwrap();
         let input = self.stdin.clone();
         // A program that fails early need not read its request: a broken pipe is fine.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = collect(child.stdout.take().unwrap());
-        let stderr = collect(child.stderr.take().unwrap());
+        let (stderr, unread_log) = match self.log_is_full {
+            true => (None, Some(log)),
+            false => (collect(log), None),
+        };
         let deadline = Instant::now() + self.limit;
         Running {
             program: self,
             child: Some(child),
             stdout,
             stderr,
+            unread_log,
             deadline,
         }
     }
 }
+
+/// What a pipe holds (pipe(7)).
+const PIPE_BYTES: usize = 64 << 10;
 
 type Collector = Option<thread::JoinHandle<Vec<u8>>>;
 
@@ -245,6 +265,7 @@ pub struct Running {
     child: Option<Child>,
     stdout: Collector,
     stderr: Collector,
+    unread_log: Option<std::io::PipeReader>,
     deadline: Instant,
 }
 
@@ -256,6 +277,12 @@ impl Running {
 
     pub fn id(&self) -> u32 {
         self.child.as_ref().unwrap().id()
+    }
+
+    /// Begins to read what [`Program::with_a_full_log`] left unread.
+    pub fn read_log(mut self) -> Running {
+        self.stderr = collect(self.unread_log.take().unwrap());
+        self
     }
 
     /// Ends it with SIGKILL, and waits.
