@@ -22,6 +22,20 @@ const BLOCK: usize = 512 << 10;
 /// output is 4 % smaller; 1 is 12 % larger than Go's, 6 takes twice the time of 2 for 7 %.
 const LEVEL: i32 = 2;
 
+/// Of a whole block, pieces of this size are compressed first. Where none of them gets smaller the
+/// block holds what was compressed before (archives, pictures, fonts), and is stored: deflate takes
+/// as long for it as for text, and brings nothing.
+const SAMPLE: usize = 8 << 10;
+/// Samples of a block, and the way from one to the next: no power of two, which files are often
+/// aligned to.
+const SAMPLES: usize = 8;
+const SAMPLE_STRIDE: usize = 71 << 10;
+/// A sample that keeps this much of its size, in percent, does not get smaller.
+const SAMPLE_KEEPS: usize = 98;
+
+/// The most bytes of a stored block (RFC 1951, section 3.2.4).
+const STORED_MOST: usize = u16::MAX as usize;
+
 /// Base-2 logarithm of deflate's window of 32 KiB.
 const WINDOW_BITS: u8 = 15;
 
@@ -126,6 +140,20 @@ impl Deflater {
     }
 
     fn block(&mut self, plain: &[u8]) -> Result<Block> {
+        let bytes = match self.gets_smaller(plain)? {
+            true => self.deflate(plain)?.to_vec(),
+            false => stored(plain),
+        };
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(plain);
+        Ok(Block {
+            bytes,
+            crc,
+            size: u32::try_from(plain.len()).unwrap_or_default(),
+        })
+    }
+
+    fn deflate(&mut self, plain: &[u8]) -> Result<&[u8]> {
         self.engine.reset();
         let flushed = self
             .engine
@@ -135,14 +163,34 @@ impl Deflater {
         if flushed.is_err() || !all {
             return Err(Error::local("a block could not be compressed"));
         }
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(plain);
-        Ok(Block {
-            bytes: self.output.get(..made).unwrap_or_default().to_vec(),
-            crc,
-            size: u32::try_from(plain.len()).unwrap_or_default(),
-        })
+        Ok(self.output.get(..made).unwrap_or_default())
     }
+
+    fn gets_smaller(&mut self, plain: &[u8]) -> Result<bool> {
+        if plain.len() < BLOCK {
+            return Ok(true);
+        }
+        for at in (0..SAMPLES).map(|n| n * SAMPLE_STRIDE) {
+            let sample = plain.get(at..at + SAMPLE).unwrap_or_default();
+            if self.deflate(sample)?.len() * 100 < sample.len() * SAMPLE_KEEPS {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Deflate's form of bytes that are not compressed.
+fn stored(plain: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(plain.len() + plain.len() / 1024 + 64);
+    for part in plain.chunks(STORED_MOST) {
+        let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
+        bytes.push(0);
+        bytes.extend(length.to_le_bytes());
+        bytes.extend((!length).to_le_bytes());
+        bytes.extend(part);
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -162,19 +210,26 @@ mod tests {
         bytes
     }
 
-    /// Text that compresses, and noise that does not, in turns.
-    fn sample(len: usize) -> Vec<u8> {
+    fn noise(bytes: &mut [u8]) {
         let mut state = 1_u64;
-        let noise = move |at: usize| {
+        for byte in bytes {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            match (at >> 15) % 2 {
-                0 => b"the same words again and again "[at % 31],
-                _ => (state >> 56) as u8,
+            *byte = (state >> 56) as u8;
+        }
+    }
+
+    /// Text that compresses, and noise that does not, in turns.
+    fn sample(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        noise(&mut bytes);
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            if (at >> 15) % 2 == 0 {
+                *byte = b"the same words again and again "[at % 31];
             }
-        };
-        (0..len).map(noise).collect()
+        }
+        bytes
     }
 
     /// Gives at most seven bytes at a time.
@@ -190,7 +245,9 @@ mod tests {
     #[test]
     fn what_was_compressed_comes_out_again() {
         for len in [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 12_345] {
-            let plain = sample(len);
+            let mut plain = sample(len);
+            // The first block gets no smaller.
+            noise(plain.get_mut(..BLOCK).unwrap_or_default());
             let packed = gzip(&plain, 3);
             let mut back = Vec::new();
             let mut decoder = decode(packed.as_slice()).unwrap();
@@ -198,6 +255,18 @@ mod tests {
             assert_eq!(back, plain);
             assert_eq!(packed[..10], HEADER);
         }
+    }
+
+    #[test]
+    fn what_does_not_get_smaller_is_stored() {
+        let mut plain = vec![0; BLOCK];
+        noise(&mut plain);
+        // Five bytes for each stored block, nine of them.
+        let overhead = HEADER.len() + 9 * 5 + LAST_BLOCK.len() + 8;
+        assert_eq!(gzip(&plain, 2).len(), BLOCK + overhead);
+        // Text in one of the samples is enough to look closer.
+        plain[2 * SAMPLE_STRIDE..][..60 << 10].fill(b' ');
+        assert!(gzip(&plain, 2).len() < BLOCK - (59 << 10));
     }
 
     #[test]
