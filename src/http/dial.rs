@@ -13,9 +13,10 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport, TransportAdapter,
 };
 
-use super::Waits;
+use super::failure::{io_error, network_error};
 use super::names::Names;
 use super::proxy::Proxy;
+use super::request::Waits;
 use super::tls::Tls;
 use super::url::Url;
 use crate::error::{Again, Error, Kind, Result};
@@ -109,7 +110,7 @@ fn tcp(details: &ConnectionDetails) -> Result<Box<dyn Transport>> {
     match connected {
         Ok(Some(stream)) => Ok(Box::new(stream)),
         Ok(None) => Err(Error::new(Kind::Network, "the host has no address")),
-        Err(error) => Err(super::network_error(error, waits(details))),
+        Err(error) => Err(network_error(error, waits(details))),
     }
 }
 
@@ -152,7 +153,7 @@ fn tunnel(
     head.push_str("\r\n");
     let mut stream = TransportAdapter::new(stream, details.current_time.clone());
     stream.set_timeout(details.timeout);
-    let broken = |error| of_proxy(super::io_error(error), proxy);
+    let broken = |error| of_proxy(io_error(error), proxy);
     stream.write_all(head.as_bytes()).map_err(broken)?;
     let mut stream = stream.into_inner();
     let status = (0..CONNECT_ANSWERS)
@@ -192,7 +193,7 @@ fn read_connect_answer(stream: &mut dyn Transport, details: &ConnectionDetails) 
         if !stream.buffers().can_use_input() {
             let more = stream
                 .await_input(details.timeout)
-                .map_err(|error| super::network_error(error, waits(details)))?;
+                .map_err(|error| network_error(error, waits(details)))?;
             if !more {
                 return Err(Error::new(
                     Kind::Network,

@@ -20,8 +20,9 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
+use super::client::{Identity, Options};
+use super::failure::io_error;
 use super::url::Url;
-use super::{Identity, Options};
 use crate::context::Env;
 use crate::error::{Again, Error, Kind, Result};
 use crate::workers::lock;
@@ -86,7 +87,7 @@ impl From<Error> for Failed {
 
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
-        Failed::Tls(super::io_error(error))
+        Failed::Tls(io_error(error))
     }
 }
 

@@ -9,7 +9,8 @@ use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-use super::{INPUT_BUFFER, tls};
+use super::client::INPUT_BUFFER;
+use super::tls;
 use crate::error::{Again, Error, Kind};
 
 /// An answer that came before the end of its request: head and body together.
