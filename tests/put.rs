@@ -186,6 +186,38 @@ fn a_docker_tarball_is_pushed_with_its_layers_compressed_and_sent_once() {
 }
 
 #[test]
+fn versions_of_a_registry_that_knows_no_pages_are_known_too() {
+    // zuul-registry: with any query the list is a page that is not there.
+    let registry = Registry::start();
+    registry.put_image("t/a", "2.0.0", &app("two"));
+    registry.put_image("t/a", "1.0.0", &app("one"));
+    let no_page = answer(404).with("Content-Type", "text/html;charset=utf-8");
+    registry
+        .on("GET", "/v2/t/a/tags/list?n=*")
+        .always()
+        .then(Fault::Answer(no_page.body("<html>404 Not Found</html>")));
+    let params = json!({"version": "1.0.1", "bump_aliases": true});
+    let answer = put(&registry, &app("new"), json!({}), params)
+        .run()
+        .succeeds();
+    assert_eq!(answer["metadata"][1]["value"], "1.0.1 1 1.0");
+}
+
+#[test]
+fn a_page_of_tags_that_is_gone_is_not_the_end_of_the_list() {
+    let registry = Registry::setup().page_size(1).start();
+    registry.put_image("t/a", "1.0.0", &app("one"));
+    registry.put_image("t/a", "2.0.0", &app("two"));
+    registry
+        .on("GET", "/v2/t/a/tags/list?*last=*")
+        .then(Fault::error(404, "NAME_UNKNOWN", "no such repository"));
+    let before = registry.tags("t/a");
+    let params = json!({"version": "1.0.1", "bump_aliases": true});
+    put(&registry, &app("new"), json!({}), params).run().fails();
+    assert_eq!(registry.tags("t/a"), before);
+}
+
+#[test]
 fn a_rebuild_with_one_new_layer_sends_one_layer() {
     let registry = Registry::start();
     let push = |image: &Image| {
