@@ -223,7 +223,7 @@ impl Push<'_, '_> {
     fn blob(&self, blob: &Blob, at: usize, progress: &Progress<'_>) -> Result<Descriptor> {
         match blob {
             Blob::There(descriptor) => {
-                progress.advance(at, descriptor.size);
+                progress.was_there(at);
                 Ok(descriptor.clone())
             }
             Blob::Config(loose) => {
@@ -280,13 +280,13 @@ impl Push<'_, '_> {
         open: impl Fn() -> Result<Checked<R>>,
     ) -> Result<Descriptor> {
         if self.remote.has_blob(descriptor)? {
-            progress.advance(at, descriptor.size);
+            progress.was_there(at);
             return Ok(descriptor.clone());
         }
         let repository = self.remote.repository();
         for from in descriptor.known_in(repository.host()) {
             if from != repository.name() && self.remote.mount(descriptor, from)? {
-                progress.advance(at, descriptor.size);
+                progress.was_there(at);
                 return Ok(descriptor.clone());
             }
         }

@@ -230,11 +230,17 @@ fn a_rebuild_with_one_new_layer_sends_one_layer() {
             .against(&registry)
             .source_file("image.tar", image.docker_save(&[]))
             .run()
-            .succeeds();
     };
-    push(&app("one"));
+    push(&app("one")).succeeds();
     registry.forget_requests();
-    push(&app("two"));
+    let output = push(&app("two"));
+    output.succeeds();
+    let sum = output.messages();
+    let sum = sum
+        .lines()
+        .find(|line| line.starts_with("pushed "))
+        .unwrap();
+    assert!(sum.ends_with("/s); 102 B there already"), "{sum}");
     let lines = registry.lines();
     let uploads = lines
         .iter()
