@@ -1,6 +1,7 @@
 //! The push schedule: blobs in parallel, then manifests, children first, then tags; and the proof
 //! that all of it can be read.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub(crate) fn push(
         context,
         remote,
         source,
-        compressors: compressors(context.workers, source.image()),
+        compressors: compressors(context.workers, source),
     };
     let root = match source.image() {
         Image::Tree(tree) => push.tree(tree)?,
@@ -70,8 +71,8 @@ struct Push<'p, 'a> {
 }
 
 /// Layers are compressed side by side; where there are few of them, each gets more of the workers.
-fn compressors(workers: Workers, image: &Image) -> Workers {
-    let plain = match image {
+fn compressors(workers: Workers, source: &store::Source) -> Workers {
+    let plain = match source.image() {
         Image::Tree(_) => 0,
         Image::Loose(loose) => {
             let layers = loose.layers.iter();
@@ -82,7 +83,8 @@ fn compressors(workers: Workers, image: &Image) -> Workers {
     };
     // Workers are twice the processors; a compressor waits for nothing but a processor.
     let most = workers.count().div_ceil(2);
-    Workers::new(most / plain.clamp(1, most))
+    let at_once = plain.min(source.readers(workers).count());
+    Workers::new(most / at_once.clamp(1, most))
 }
 
 impl Push<'_, '_> {
@@ -203,10 +205,12 @@ impl Push<'_, '_> {
         let report = self.context.report;
         let bars = blobs.iter().map(|blob| (blob.label(), blob.size()));
         let progress = report.progress(bars);
+        let workers = self.source.readers(self.context.workers);
         // The largest first: the others fill the time that it takes.
+        let order = |blob: &Blob| (self.source.place(blob.name()), Reverse(blob.size()));
         let mut jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
-        jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
-        let mut pushed = self.context.workers.map(&jobs, |(at, blob), _| {
+        jobs.sort_by_key(|(_, blob)| order(blob));
+        let mut pushed = workers.map(&jobs, |(at, blob), _| {
             let descriptor = self
                 .blob(blob, *at, &progress)
                 .doing(|| format!("push {}", blob.label()))?;
