@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::archive::gzip;
 use crate::context::Context;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Checked, Digest, Hashed};
 use crate::oci::manifest::Descriptor;
@@ -283,7 +283,7 @@ impl Push<'_, '_> {
         progress: &Progress<'_>,
         open: impl Fn() -> Result<Checked<R>>,
     ) -> Result<Descriptor> {
-        if self.remote.has_blob(descriptor)? {
+        if self.is_known_there(descriptor)? {
             progress.was_there(at);
             return Ok(descriptor.clone());
         }
@@ -305,6 +305,19 @@ impl Push<'_, '_> {
             Ok((proof.digest().clone(), proof.size()))
         })?;
         Ok(descriptor.clone())
+    }
+
+    /// A registry that does not answer the question is sent the blob: the answer to that has a body,
+    /// which says why, and it may be taken.
+    fn is_known_there(&self, descriptor: &Descriptor) -> Result<bool> {
+        match self.remote.has_blob(descriptor) {
+            Err(error) if matches!(error.kind(), Kind::Denied | Kind::Registry) => {
+                let report = self.context.report;
+                report.debug(|| format!("{error}; uploading it"));
+                Ok(false)
+            }
+            answer => answer,
+        }
     }
 
     /// Waits until the digest and every tag can be read: the `get` that follows a `put` must find

@@ -613,3 +613,38 @@ fn an_immutable_tag_is_told_in_the_registrys_own_words() {
          TAG_INVALID: The image tag 'v1' already exists and is immutable",
         );
 }
+
+#[test]
+fn a_registry_that_does_not_say_what_it_has_is_sent_everything() {
+    for status in [400, 403, 405, 501] {
+        let registry = Registry::start();
+        let image = app("new");
+        registry
+            .on("HEAD", "/v2/t/a/blobs/*")
+            .always()
+            .then(Fault::Answer(answer(status)));
+        put(&registry, &image, json!({"tag": "v1"}), json!({}))
+            .run()
+            .succeeds();
+        assert_eq!(
+            registry.tags("t/a"),
+            [("v1".to_owned(), image.digest.clone())],
+            "{status}"
+        );
+    }
+    // What it has against us is in the answer to the upload.
+    let registry = Registry::start();
+    for (method, path) in [("HEAD", "/v2/t/a/blobs/*"), ("POST", "/v2/t/a/blobs/*")] {
+        let denied = Fault::error(403, "DENIED", "quota of project t is used up");
+        registry.on(method, path).always().then(denied);
+    }
+    let output = put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    output.fails();
+    let told = output.messages();
+    assert!(
+        told.contains("POST http://REGISTRY/v2/t/a/blobs/uploads/: 403 Forbidden: DENIED: quota of project t is used up"),
+        "{told}"
+    );
+}
