@@ -648,3 +648,50 @@ fn a_registry_that_does_not_say_what_it_has_is_sent_everything() {
         "{told}"
     );
 }
+
+#[test]
+fn the_file_of_additional_tags_is_below_the_source_and_a_file() {
+    let registry = Registry::start();
+    let run = |name: &str| {
+        let params = json!({"additional_tags": name});
+        let program =
+            put(&registry, &app("new"), json!({}), params).source_file("meta/tags", "\r\na b\r\n");
+        let pipe = program.directory_argument().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        program.run()
+    };
+    for name in ["meta/tags", "/meta/tags", "./meta/../meta/tags"] {
+        let answer = run(name).succeeds();
+        assert_eq!(answer["metadata"][1]["value"], "a b", "{name}");
+    }
+    for (name, why) in [
+        ("pipe", "it is not a regular file"),
+        ("meta", "is a directory"),
+        ("none", "no such file or directory"),
+    ] {
+        let expected = format!("put: `params.additional_tags` (`{name}`): {why}");
+        run(name).fails_with(&expected);
+    }
+}
+
+#[test]
+fn of_many_files_that_match_a_message_names_some() {
+    let registry = Registry::start();
+    let params = json!({"image": "a*"});
+    let mut program = put(&registry, &app("new"), json!({"tag": "v1"}), params);
+    for n in 0..23 {
+        program = program.source_file(&format!("a{n:02}"), "");
+    }
+    let names: Vec<String> = (0..20).map(|n| format!("`a{n:02}`")).collect();
+    program.run().fails_with(&format!(
+        "put: `params.image`: too many files match glob `a*`: {}, and 3 more",
+        names.join(", ")
+    ));
+}
