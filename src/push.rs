@@ -49,14 +49,17 @@ pub(crate) fn push(
         Image::Loose(loose) => push.loose(loose, tags)?,
     };
     let digest = &root.descriptor.digest;
+    let mut moved = Vec::new();
     for tag in tags {
-        let reference = Reference::Tag(tag);
-        if remote.digest_of(reference)?.as_ref() == Some(digest) {
-            context.report.info(format!("{tag} is there already"));
-            continue;
+        match push.tag(tag, &root) {
+            Ok(true) => moved.push(format!("`{tag}`")),
+            Ok(false) => {}
+            Err(error) if moved.is_empty() => return Err(error),
+            Err(error) => {
+                let moved = moved.join(", ");
+                return Err(error.noting(format!("pushed before that: {moved}")));
+            }
         }
-        remote.put_manifest(reference, &root.bytes, &root.descriptor.media_type)?;
-        context.report.info(format!("pushed {tag}"));
     }
     push.read_back(digest, tags)?;
     Ok(root)
@@ -107,6 +110,19 @@ impl Push<'_, '_> {
                     .put_manifest(reference, &stored.bytes, &stored.descriptor.media_type)
             }
         }
+    }
+
+    /// Lets a tag point to the image; whether it did not before.
+    fn tag(&self, tag: &Tag, root: &Stored) -> Result<bool> {
+        let (remote, report) = (self.remote, self.context.report);
+        let reference = Reference::Tag(tag);
+        if remote.digest_of(reference)?.as_ref() == Some(&root.descriptor.digest) {
+            report.info(format!("{tag} is there already"));
+            return Ok(false);
+        }
+        remote.put_manifest(reference, &root.bytes, &root.descriptor.media_type)?;
+        report.info(format!("pushed {tag}"));
+        Ok(true)
     }
 
     /// An image that has no manifest yet: it is made of what its layers turn out to be.

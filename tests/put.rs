@@ -615,6 +615,24 @@ fn an_immutable_tag_is_told_in_the_registrys_own_words() {
 }
 
 #[test]
+fn a_tag_that_is_refused_after_others_names_those() {
+    let registry = Registry::start();
+    registry.on("PUT", "/v2/t/a/manifests/1").then(Fault::error(
+        412,
+        "PRECONDITION",
+        "the tag 1 is immutable",
+    ));
+    let params = json!({"version": "1.2.3", "bump_aliases": true});
+    put(&registry, &app("new"), json!({}), params)
+        .run()
+        .fails_ending_with(
+            "put: REGISTRY/t/a: push 1: PUT http://REGISTRY/v2/t/a/manifests/1: \
+             412 Precondition Failed: PRECONDITION: the tag 1 is immutable \
+             (pushed before that: `1.2.3`, `latest`)",
+        );
+}
+
+#[test]
 fn a_registry_that_does_not_say_what_it_has_is_sent_everything() {
     for status in [400, 403, 405, 501] {
         let registry = Registry::start();
