@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::archive::gzip;
 use crate::context::Context;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Checked, Digest, Hashed};
 use crate::oci::manifest::Descriptor;
@@ -327,7 +327,10 @@ impl Push<'_, '_> {
     /// which says why, and it may be taken.
     fn is_known_there(&self, descriptor: &Descriptor) -> Result<bool> {
         match self.remote.has_blob(descriptor) {
-            Err(error) if matches!(error.kind(), Kind::Denied | Kind::Registry) => {
+            Err(error)
+                if matches!(error.kind(), Kind::Denied | Kind::Registry)
+                    && error.can_try_again() == Again::Never =>
+            {
                 let report = self.context.report;
                 report.debug(|| format!("{error}; uploading it"));
                 Ok(false)
