@@ -1,6 +1,7 @@
 //! The push schedule: blobs in parallel, then manifests, children first, then tags; and the proof
 //! that all of it can be read.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
@@ -41,21 +42,24 @@ pub(crate) fn push(
         context,
         remote,
         source,
-        compressors: compressors(context.workers, source.image()),
+        compressors: compressors(context.workers, source),
     };
     let root = match source.image() {
         Image::Tree(tree) => push.tree(tree)?,
         Image::Loose(loose) => push.loose(loose, tags)?,
     };
     let digest = &root.descriptor.digest;
+    let mut moved = Vec::new();
     for tag in tags {
-        let reference = Reference::Tag(tag);
-        if remote.digest_of(reference)?.as_ref() == Some(digest) {
-            context.report.info(format!("{tag} is there already"));
-            continue;
+        match push.tag(tag, &root) {
+            Ok(true) => moved.push(format!("`{tag}`")),
+            Ok(false) => {}
+            Err(error) if moved.is_empty() => return Err(error),
+            Err(error) => {
+                let moved = moved.join(", ");
+                return Err(error.noting(format!("pushed before that: {moved}")));
+            }
         }
-        remote.put_manifest(reference, &root.bytes, &root.descriptor.media_type)?;
-        context.report.info(format!("pushed {tag}"));
     }
     push.read_back(digest, tags)?;
     Ok(root)
@@ -70,8 +74,8 @@ struct Push<'p, 'a> {
 }
 
 /// Layers are compressed side by side; where there are few of them, each gets more of the workers.
-fn compressors(workers: Workers, image: &Image) -> Workers {
-    let plain = match image {
+fn compressors(workers: Workers, source: &store::Source) -> Workers {
+    let plain = match source.image() {
         Image::Tree(_) => 0,
         Image::Loose(loose) => {
             let layers = loose.layers.iter();
@@ -82,7 +86,8 @@ fn compressors(workers: Workers, image: &Image) -> Workers {
     };
     // Workers are twice the processors; a compressor waits for nothing but a processor.
     let most = workers.count().div_ceil(2);
-    Workers::new(most / plain.clamp(1, most))
+    let at_once = plain.min(source.readers(workers).count());
+    Workers::new(most / at_once.clamp(1, most))
 }
 
 impl Push<'_, '_> {
@@ -105,6 +110,19 @@ impl Push<'_, '_> {
                     .put_manifest(reference, &stored.bytes, &stored.descriptor.media_type)
             }
         }
+    }
+
+    /// Lets a tag point to the image; whether it did not before.
+    fn tag(&self, tag: &Tag, root: &Stored) -> Result<bool> {
+        let (remote, report) = (self.remote, self.context.report);
+        let reference = Reference::Tag(tag);
+        if remote.digest_of(reference)?.as_ref() == Some(&root.descriptor.digest) {
+            report.info(format!("{tag} is there already"));
+            return Ok(false);
+        }
+        remote.put_manifest(reference, &root.bytes, &root.descriptor.media_type)?;
+        report.info(format!("pushed {tag}"));
+        Ok(true)
     }
 
     /// An image that has no manifest yet: it is made of what its layers turn out to be.
@@ -203,10 +221,12 @@ impl Push<'_, '_> {
         let report = self.context.report;
         let bars = blobs.iter().map(|blob| (blob.label(), blob.size()));
         let progress = report.progress(bars);
+        let workers = self.source.readers(self.context.workers);
         // The largest first: the others fill the time that it takes.
+        let order = |blob: &Blob| (self.source.place(blob.name()), Reverse(blob.size()));
         let mut jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
-        jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
-        let mut pushed = self.context.workers.map(&jobs, |(at, blob), _| {
+        jobs.sort_by_key(|(_, blob)| order(blob));
+        let mut pushed = workers.map(&jobs, |(at, blob), _| {
             let descriptor = self
                 .blob(blob, *at, &progress)
                 .doing(|| format!("push {}", blob.label()))?;
@@ -223,7 +243,7 @@ impl Push<'_, '_> {
     fn blob(&self, blob: &Blob, at: usize, progress: &Progress<'_>) -> Result<Descriptor> {
         match blob {
             Blob::There(descriptor) => {
-                progress.advance(at, descriptor.size);
+                progress.was_there(at);
                 Ok(descriptor.clone())
             }
             Blob::Config(loose) => {
@@ -280,13 +300,13 @@ impl Push<'_, '_> {
         open: impl Fn() -> Result<Checked<R>>,
     ) -> Result<Descriptor> {
         if self.remote.has_blob(descriptor)? {
-            progress.advance(at, descriptor.size);
+            progress.was_there(at);
             return Ok(descriptor.clone());
         }
         let repository = self.remote.repository();
         for from in descriptor.known_in(repository.host()) {
             if from != repository.name() && self.remote.mount(descriptor, from)? {
-                progress.advance(at, descriptor.size);
+                progress.was_there(at);
                 return Ok(descriptor.clone());
             }
         }

@@ -186,6 +186,38 @@ fn a_docker_tarball_is_pushed_with_its_layers_compressed_and_sent_once() {
 }
 
 #[test]
+fn versions_of_a_registry_that_knows_no_pages_are_known_too() {
+    // zuul-registry: with any query the list is a page that is not there.
+    let registry = Registry::start();
+    registry.put_image("t/a", "2.0.0", &app("two"));
+    registry.put_image("t/a", "1.0.0", &app("one"));
+    let no_page = answer(404).with("Content-Type", "text/html;charset=utf-8");
+    registry
+        .on("GET", "/v2/t/a/tags/list?n=*")
+        .always()
+        .then(Fault::Answer(no_page.body("<html>404 Not Found</html>")));
+    let params = json!({"version": "1.0.1", "bump_aliases": true});
+    let answer = put(&registry, &app("new"), json!({}), params)
+        .run()
+        .succeeds();
+    assert_eq!(answer["metadata"][1]["value"], "1.0.1 1 1.0");
+}
+
+#[test]
+fn a_page_of_tags_that_is_gone_is_not_the_end_of_the_list() {
+    let registry = Registry::setup().page_size(1).start();
+    registry.put_image("t/a", "1.0.0", &app("one"));
+    registry.put_image("t/a", "2.0.0", &app("two"));
+    registry
+        .on("GET", "/v2/t/a/tags/list?*last=*")
+        .then(Fault::error(404, "NAME_UNKNOWN", "no such repository"));
+    let before = registry.tags("t/a");
+    let params = json!({"version": "1.0.1", "bump_aliases": true});
+    put(&registry, &app("new"), json!({}), params).run().fails();
+    assert_eq!(registry.tags("t/a"), before);
+}
+
+#[test]
 fn a_rebuild_with_one_new_layer_sends_one_layer() {
     let registry = Registry::start();
     let push = |image: &Image| {
@@ -198,11 +230,17 @@ fn a_rebuild_with_one_new_layer_sends_one_layer() {
             .against(&registry)
             .source_file("image.tar", image.docker_save(&[]))
             .run()
-            .succeeds();
     };
-    push(&app("one"));
+    push(&app("one")).succeeds();
     registry.forget_requests();
-    push(&app("two"));
+    let output = push(&app("two"));
+    output.succeeds();
+    let sum = output.messages();
+    let sum = sum
+        .lines()
+        .find(|line| line.starts_with("pushed "))
+        .unwrap();
+    assert!(sum.ends_with("/s); 102 B there already"), "{sum}");
     let lines = registry.lines();
     let uploads = lines
         .iter()
@@ -574,4 +612,104 @@ fn an_immutable_tag_is_told_in_the_registrys_own_words() {
             "put: REGISTRY/t/a: push v1: PUT http://REGISTRY/v2/t/a/manifests/v1: 400 Bad Request: \
          TAG_INVALID: The image tag 'v1' already exists and is immutable",
         );
+}
+
+#[test]
+fn a_tag_that_is_refused_after_others_names_those() {
+    let registry = Registry::start();
+    registry.on("PUT", "/v2/t/a/manifests/1").then(Fault::error(
+        412,
+        "PRECONDITION",
+        "the tag 1 is immutable",
+    ));
+    let params = json!({"version": "1.2.3", "bump_aliases": true});
+    put(&registry, &app("new"), json!({}), params)
+        .run()
+        .fails_ending_with(
+            "put: REGISTRY/t/a: push 1: PUT http://REGISTRY/v2/t/a/manifests/1: \
+             412 Precondition Failed: PRECONDITION: the tag 1 is immutable \
+             (pushed before that: `1.2.3`, `latest`)",
+        );
+}
+
+#[test]
+fn a_registry_that_does_not_say_what_it_has_is_sent_everything() {
+    for status in [400, 403, 405, 501] {
+        let registry = Registry::start();
+        let image = app("new");
+        registry
+            .on("HEAD", "/v2/t/a/blobs/*")
+            .always()
+            .then(Fault::Answer(answer(status)));
+        put(&registry, &image, json!({"tag": "v1"}), json!({}))
+            .run()
+            .succeeds();
+        assert_eq!(
+            registry.tags("t/a"),
+            [("v1".to_owned(), image.digest.clone())],
+            "{status}"
+        );
+    }
+    // What it has against us is in the answer to the upload.
+    let registry = Registry::start();
+    for (method, path) in [("HEAD", "/v2/t/a/blobs/*"), ("POST", "/v2/t/a/blobs/*")] {
+        let denied = Fault::error(403, "DENIED", "quota of project t is used up");
+        registry.on(method, path).always().then(denied);
+    }
+    let output = put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    output.fails();
+    let told = output.messages();
+    assert!(
+        told.contains("POST http://REGISTRY/v2/t/a/blobs/uploads/: 403 Forbidden: DENIED: quota of project t is used up"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_file_of_additional_tags_is_below_the_source_and_a_file() {
+    let registry = Registry::start();
+    let run = |name: &str| {
+        let params = json!({"additional_tags": name});
+        let program =
+            put(&registry, &app("new"), json!({}), params).source_file("meta/tags", "\r\na b\r\n");
+        let pipe = program.directory_argument().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        program.run()
+    };
+    for name in ["meta/tags", "/meta/tags", "./meta/../meta/tags"] {
+        let answer = run(name).succeeds();
+        assert_eq!(answer["metadata"][1]["value"], "a b", "{name}");
+    }
+    for (name, why) in [
+        ("pipe", "it is not a regular file"),
+        ("meta", "is a directory"),
+        ("none", "no such file or directory"),
+    ] {
+        let expected = format!("put: `params.additional_tags` (`{name}`): {why}");
+        run(name).fails_with(&expected);
+    }
+}
+
+#[test]
+fn of_many_files_that_match_a_message_names_some() {
+    let registry = Registry::start();
+    let params = json!({"image": "a*"});
+    let mut program = put(&registry, &app("new"), json!({"tag": "v1"}), params);
+    for n in 0..23 {
+        program = program.source_file(&format!("a{n:02}"), "");
+    }
+    let names: Vec<String> = (0..20).map(|n| format!("`a{n:02}`")).collect();
+    program.run().fails_with(&format!(
+        "put: `params.image`: too many files match glob `a*`: {}, and 3 more",
+        names.join(", ")
+    ));
 }

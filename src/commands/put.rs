@@ -17,6 +17,9 @@ use crate::trust::Signer;
 /// A file of tags larger than this is another file.
 const TAGS_LIMIT: u64 = 1 << 20;
 
+/// Files that match a glob, of which a message names so many.
+const LISTED: usize = 20;
+
 pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
     let request = PutRequest::parse(call.request)?;
     let (source, params) = (&request.source, &request.params);
@@ -72,7 +75,7 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
 fn wanted_tags(source: &Source, params: &PutParams, directory: &Path) -> Result<WantedTags> {
     let additional = match &params.additional_tags {
         Some(name) => Some(
-            read_tags(&directory.join(name))
+            read_tags(&directory.join(name.trim_start_matches('/')))
                 .doing(|| format!("`params.additional_tags` (`{name}`)"))?,
         ),
         None => None,
@@ -89,11 +92,17 @@ fn wanted_tags(source: &Source, params: &PutParams, directory: &Path) -> Result<
 }
 
 fn read_tags(path: &Path) -> Result<String> {
-    let file = fs::File::open(path).map_err(|error| Error::io(Kind::Local, error))?;
+    let io = |error| Error::io(Kind::Local, error);
+    let found = fs::metadata(path).map_err(io)?;
+    // Nobody may ever write to a pipe.
+    if !found.is_file() && !found.is_dir() {
+        return Err(Error::local("it is not a regular file"));
+    }
+    let file = fs::File::open(path).map_err(io)?;
     let mut bytes = Vec::new();
     file.take(TAGS_LIMIT + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| Error::io(Kind::Local, error))?;
+        .map_err(io)?;
     if bytes.len() as u64 > TAGS_LIMIT {
         return Err(Error::local(format!("it has more than {TAGS_LIMIT} bytes")));
     }
@@ -112,13 +121,17 @@ fn image_path(directory: &Path, pattern: &str) -> Result<PathBuf> {
         .advise("the path is relative to the step's source directory; is the artifact an input of the put?")),
         (Some(last), false) => {
             found.push(last);
-            let names: Vec<String> = found
+            let mut names: Vec<String> = found
                 .iter()
+                .take(LISTED)
                 .map(|path| {
                     let below = path.strip_prefix(directory).unwrap_or(path);
                     format!("`{}`", below.display())
                 })
                 .collect();
+            if let Some(more) = found.len().checked_sub(LISTED).filter(|more| *more > 0) {
+                names.push(format!("and {more} more"));
+            }
             Err(Error::config(format!(
                 "`params.image`: too many files match glob `{pattern}`: {}",
                 names.join(", ")

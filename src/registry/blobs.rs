@@ -37,16 +37,17 @@ impl<'a> Remote<'a> {
     /// missing: sending it works, or brings the reason, which no answer to HEAD has.
     pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
         let url = self.blob_url(descriptor)?;
-        let found = self.until_answered(|| {
-            let response = self.send_once("HEAD", &url, Access::Pull, |request| request)?;
-            match response.status {
-                400 | 403 | 405 | 501 => Ok(None),
-                _ => self.successful("HEAD", &url, response).map(Some),
-            }
-        });
-        match found {
-            Ok(found) => Ok(found.is_some()),
+        match self.send("HEAD", &url, Access::Pull, |request| request) {
+            Ok(_) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
+            Err(error)
+                if matches!(error.kind(), Kind::Denied | Kind::Registry)
+                    && error.can_try_again() == Again::Never =>
+            {
+                self.report()
+                    .debug(|| format!("{error}; taken for missing"));
+                Ok(false)
+            }
             Err(error) => Err(error.doing(format!(
                 "{}: look up {}",
                 self.repository, descriptor.digest

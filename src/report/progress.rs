@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Report;
@@ -34,6 +34,8 @@ struct Bar {
     label: String,
     total: u64,
     done: AtomicU64,
+    /// Nothing had to be moved.
+    there: AtomicBool,
 }
 
 impl Report {
@@ -43,6 +45,7 @@ impl Report {
             label,
             total,
             done: AtomicU64::new(0),
+            there: AtomicBool::new(false),
         });
         Progress {
             report: self,
@@ -65,9 +68,18 @@ impl Progress<'_> {
     }
 
     /// `bytes` more of bar `at` are done.
-    pub(crate) fn advance(&self, at: usize, bytes: u64) {
+    fn advance(&self, at: usize, bytes: u64) {
         if let Some(bar) = self.bars.get(at) {
             bar.done.fetch_add(bytes, Ordering::Relaxed);
+            self.redraw();
+        }
+    }
+
+    /// Bar `at` is full without a transfer: its bytes are there already.
+    pub(crate) fn was_there(&self, at: usize) {
+        if let Some(bar) = self.bars.get(at) {
+            bar.done.store(bar.total, Ordering::Relaxed);
+            bar.there.store(true, Ordering::Relaxed);
             self.redraw();
         }
     }
@@ -104,14 +116,18 @@ impl Progress<'_> {
         shown.iter().map(|bar| bar.line()).collect()
     }
 
-    /// Ends the display with one line: `what`, bytes, seconds and rate.
+    /// Ends the display with one line: `what`, bytes, seconds and rate, and how many bytes were
+    /// there already.
     pub(crate) fn finish(self, what: &str) {
         let _drawing = lock(&self.drawing);
-        let bytes: u64 = self
-            .bars
-            .iter()
-            .map(|bar| bar.done.load(Ordering::Relaxed))
-            .sum();
+        let (mut bytes, mut there) = (0, 0);
+        for bar in &self.bars {
+            let sum = match bar.there.load(Ordering::Relaxed) {
+                true => &mut there,
+                false => &mut bytes,
+            };
+            *sum += bar.done.load(Ordering::Relaxed);
+        }
         let seconds = self.started.elapsed().as_secs_f64();
         if !self.report.is_debug() && !self.bars.is_empty() {
             self.report.draw(&self.lines());
@@ -119,8 +135,12 @@ impl Progress<'_> {
             *lock(&self.report.drawn) = 0;
         }
         let rate = human((bytes as f64 / seconds.max(0.001)) as u64);
+        let there = match there {
+            0 => String::new(),
+            there => format!("; {} there already", human(there)),
+        };
         self.report.info(format!(
-            "{what} {} in {seconds:.1} s ({rate}/s)",
+            "{what} {} in {seconds:.1} s ({rate}/s){there}",
             human(bytes)
         ));
     }
@@ -222,6 +242,7 @@ mod tests {
             label: "layer 1".to_owned(),
             total: 2048,
             done: AtomicU64::new(1024),
+            there: AtomicBool::new(false),
         };
         assert_eq!(
             bar.line(),

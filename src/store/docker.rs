@@ -208,9 +208,11 @@ fn loose(
             sources.get(diff_id),
         ));
     }
-    let mut layers = workers.map(&jobs, |(diff_id, name, source), _| {
-        layer(files, diff_id, name, *source)
-    })?;
+    let mut layers = files
+        .readers(workers)
+        .map(&jobs, |(diff_id, name, source), _| {
+            layer(files, diff_id, name, *source)
+        })?;
     let oci = layers.iter().any(|layer| match layer {
         Layer::Ready(descriptor) => descriptor.media_type == OCI_ZSTD,
         _ => false,
@@ -250,7 +252,7 @@ fn layer(
     let Some(size) = files.size(name)? else {
         return match source {
             Some(source) if !source.urls.is_empty() => Ok(Layer::Foreign(source.clone())),
-            _ => Err(Error::local("there is no such file").doing(files.show(name))),
+            _ => Err(missing(files, name)),
         };
     };
     let media_type = match compression(files, name)? {
@@ -305,13 +307,19 @@ impl Read for Hashing {
 
 /// Told by the first bytes.
 fn compression(files: &Files, name: &Name) -> Result<Compression> {
-    let decoder = decode(opened(files, name)?).doing(|| files.show(name))?;
+    let head = files.head(name)?;
+    let head = head.ok_or_else(|| missing(files, name))?;
+    let decoder = decode(head).doing(|| files.show(name))?;
     Ok(decoder.compression())
 }
 
 fn opened(files: &Files, name: &Name) -> Result<Body> {
     let body = files.open(name)?;
-    body.ok_or_else(|| Error::local("there is no such file").doing(files.show(name)))
+    body.ok_or_else(|| missing(files, name))
+}
+
+fn missing(files: &Files, name: &Name) -> Error {
+    Error::local("there is no such file").doing(files.show(name))
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {

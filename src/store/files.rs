@@ -4,7 +4,7 @@
 //! Nothing is written, and no temporary file is made.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use super::members::{Extent, Members, Name};
 use super::packed::{Packed, Stream};
 use crate::archive::members::{Forward, is_tar};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::workers::Workers;
 
 /// What a client has to manage of a manifest is 4 MiB (distribution spec, "Pushing Manifests");
 /// every document on disk may have twice that. In bytes.
@@ -54,10 +55,22 @@ impl Tarball {
     }
 
     fn body(&self, extent: Extent) -> Result<Body> {
-        Ok(match &self.packed {
-            None => Body::Span(Span::new(Arc::clone(&self.file.file), extent)),
-            Some(packed) => Body::Stream(packed.open(&self.file, extent)?, extent.size),
-        })
+        let Some(packed) = &self.packed else {
+            return Ok(Body::Span(Span::new(Arc::clone(&self.file.file), extent)));
+        };
+        match packed.head(extent) {
+            Some(all) if all.len() as u64 == extent.size => Ok(Body::Kept(Cursor::new(all))),
+            _ => Ok(Body::Stream(packed.open(&self.file, extent)?, extent.size)),
+        }
+    }
+
+    /// The first bytes at least.
+    fn head(&self, extent: Extent) -> Result<Body> {
+        let head = self.packed.as_ref().and_then(|packed| packed.head(extent));
+        match head {
+            Some(head) => Ok(Body::Kept(Cursor::new(head))),
+            None => self.body(extent),
+        }
     }
 }
 
@@ -95,6 +108,46 @@ impl Files {
             Files::Tarball(tarball) => Ok(tarball.members.find(name)?.map(|extent| extent.size)),
         }
         .doing(|| self.show(name))
+    }
+
+    /// How many readers may be at work at once.
+    pub(super) fn readers(&self, workers: Workers) -> Workers {
+        match self.sequential() {
+            Some(_) => Workers::new(1),
+            None => workers,
+        }
+    }
+
+    /// Where files have to be read in their order: a number to order them by. Else 0.
+    pub(super) fn place(&self, name: &Name) -> u64 {
+        let found = self.sequential().map(|tarball| tarball.members.find(name));
+        match found {
+            Some(Ok(Some(extent))) => extent.at,
+            _ => 0,
+        }
+    }
+
+    fn sequential(&self) -> Option<&Tarball> {
+        match self {
+            Files::Directory(_) => None,
+            Files::Tarball(tarball) => {
+                let packed = tarball.packed.as_ref();
+                packed.is_some_and(Packed::is_sequential).then_some(tarball)
+            }
+        }
+    }
+
+    /// Enough of a regular file to tell its compression; `None` where there is nothing of this name.
+    pub(super) fn head(&self, name: &Name) -> Result<Option<Body>> {
+        match self {
+            Files::Directory(_) => self.open(name),
+            Files::Tarball(tarball) => {
+                let extent = tarball.members.find(name);
+                let head =
+                    extent.and_then(|extent| extent.map(|extent| tarball.head(extent)).transpose());
+                head.doing(|| self.show(name))
+            }
+        }
     }
 
     /// The bytes of a regular file; `None` where there is nothing of this name.
@@ -156,6 +209,7 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// The bytes of one file or member. They are unbelieved: whoever knows their digest wraps this.
 pub(crate) enum Body {
+    Kept(Cursor<Arc<[u8]>>),
     Span(Span),
     Stream(Stream, u64),
 }
@@ -164,6 +218,7 @@ impl Body {
     /// Bytes that are still to come.
     pub(crate) fn left(&self) -> u64 {
         match self {
+            Body::Kept(bytes) => (bytes.get_ref().len() as u64).saturating_sub(bytes.position()),
             Body::Span(span) => span.left,
             Body::Stream(_, left) => *left,
         }
@@ -173,6 +228,7 @@ impl Body {
 impl Read for Body {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let (stream, left) = match self {
+            Body::Kept(bytes) => return bytes.read(buf),
             Body::Span(span) => return span.read(buf),
             Body::Stream(stream, left) => (stream, left),
         };
@@ -184,6 +240,12 @@ impl Read for Body {
             0 => Err(shorter(*left)),
             n => {
                 *left -= n as u64;
+                if *left == 0 {
+                    let done = Body::Kept(Cursor::default());
+                    if let Body::Stream(stream, _) = std::mem::replace(self, done) {
+                        stream.park();
+                    }
+                }
                 Ok(n)
             }
         }

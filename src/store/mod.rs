@@ -103,17 +103,9 @@ impl Source {
     /// The reader fails where the bytes are not those of `digest`, at its end; where the file
     /// becomes shorter while it is read, at that place.
     pub(crate) fn open(&self, digest: &Digest) -> Result<Checked<Body>> {
-        let (name, size) = match &self.image {
-            Image::Tree(tree) => {
-                let found = tree.blobs.iter().find(|b| b.descriptor.digest == *digest);
-                (found.map(|b| &b.name), found.map(|b| b.descriptor.size))
-            }
-            Image::Loose(loose) => {
-                let found = loose.places.iter().find(|(place, _)| place == digest);
-                (found.map(|(_, name)| name), None)
-            }
-        };
-        let name = name.ok_or_else(|| Error::local(format!("{digest} is not in the image")))?;
+        let (name, size) = self
+            .find(digest)
+            .ok_or_else(|| Error::local(format!("{digest} is not in the image")))?;
         let body = self.files.open(name)?;
         let body =
             body.ok_or_else(|| Error::local("there is no such file").doing(self.files.show(name)))?;
@@ -121,19 +113,38 @@ impl Source {
         Ok(Checked::new(body, digest, Some(size)))
     }
 
+    /// How many blobs may be read at once.
+    pub(crate) fn readers(&self, workers: Workers) -> Workers {
+        self.files.readers(workers)
+    }
+
+    /// Where blobs have to be read in their order: a number to order them by. Else 0.
+    pub(crate) fn place(&self, digest: &Digest) -> u64 {
+        self.find(digest)
+            .map_or(0, |(name, _)| self.files.place(name))
+    }
+
     /// How messages name the file behind a digest.
     pub(crate) fn show(&self, digest: &Digest) -> String {
-        let name = match &self.image {
+        match self.find(digest) {
+            Some((name, _)) => self.files.show(name),
+            None => digest.to_string(),
+        }
+    }
+
+    /// The file behind a digest, and its size where a descriptor says it.
+    fn find(&self, digest: &Digest) -> Option<(&Name, Option<u64>)> {
+        match &self.image {
             Image::Tree(tree) => {
-                let found = tree.blobs.iter().find(|b| b.descriptor.digest == *digest);
-                found.map(|b| &b.name)
+                let mut blobs = tree.blobs.iter();
+                let found = blobs.find(|blob| blob.descriptor.digest == *digest)?;
+                Some((&found.name, Some(found.descriptor.size)))
             }
             Image::Loose(loose) => {
-                let found = loose.places.iter().find(|(place, _)| place == digest);
-                found.map(|(_, name)| name)
+                let found = loose.places.iter().find(|(place, _)| place == digest)?;
+                Some((&found.1, None))
             }
-        };
-        name.map_or_else(|| digest.to_string(), |name| self.files.show(name))
+        }
     }
 }
 

@@ -1,17 +1,24 @@
 //! Compressed tarballs: members by name without a temporary file.
 //!
 //! A compressed stream can only be read from its start, so the tarball is inflated once to find its
-//! members. On the way the state of the decoder is kept here and there; a member is then read from
-//! the state before it, and several threads may do so at once. A zstd decoder cannot be copied: there
-//! each member costs decoding what lies before it.
+//! members. On the way the state of a gzip decoder is kept here and there; a member is then read from
+//! the state before it, and several threads may do so at once. A zstd decoder cannot be copied, and
+//! its window may take 128 MiB: there is one, which goes on from member to member, so that a tarball
+//! whose members are read in their order is decoded once more and not once for each of them.
+//!
+//! Small members are kept whole on the way, and the first bytes of others: documents, and what a
+//! layer is compressed with, cost no decoding.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
+use std::sync::{Arc, Mutex};
 
 use super::files::{Span, start};
 use super::members::{Extent, Members};
 use crate::archive::members::{Forward, is_tar};
 use crate::archive::{Compression, Decoder, decode, decode_copyable};
 use crate::error::{Error, Kind, Result};
+use crate::workers::lock;
 
 /// States that are kept: 330 KiB each.
 const KEPT: usize = 16;
@@ -19,11 +26,31 @@ const KEPT: usize = 16;
 /// Plain bytes between two states at first; it doubles when there are too many.
 const APART: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
+/// A member of so many bytes is kept whole: manifests and configs have a few KiB.
+const SMALL: u64 = 64 << 10;
+
+/// Of a larger one, as much as tells its compression.
+const HEAD: u64 = 16;
+
+/// Bytes of members that are kept, with what each costs beside its bytes.
+const HEADS_MOST: usize = 1 << 20;
+const HEAD_COST: usize = 64;
+
+/// Of a tar, in bytes.
+const BLOCK: u64 = 512;
+
 /// How to get to a place in the plain stream.
 pub(super) struct Packed {
     /// Ordered by place.
     states: Vec<(u64, Decoder<Span>)>,
+    /// The first bytes of members, by where they begin.
+    heads: HashMap<u64, Arc<[u8]>>,
+    /// For zstd.
+    parked: Option<Arc<Parked>>,
 }
+
+/// Where the last member that was read to its end has ended, and the decoder that goes on there.
+type Parked = Mutex<Option<(u64, Decoder<Span>)>>;
 
 impl Packed {
     /// Lists the members of the tar that is compressed in `file`; `None` where it is not compressed.
@@ -32,41 +59,65 @@ impl Packed {
     /// A compression that is not supported; a stream that is broken anywhere, or holds no tar.
     pub(super) fn index(file: &Span) -> Result<Option<(Packed, Members)>> {
         let decoder = decode_copyable(file.clone())?;
-        if decoder.compression() == Compression::None {
-            return Ok(None);
-        }
+        let parked = match decoder.compression() {
+            Compression::None => return Ok(None),
+            Compression::Gzip => None,
+            Compression::Zstd => Some(Arc::default()),
+        };
         if !is_tar(&start(decode(file.clone())?)?) {
             return Err(Error::local("it is compressed, but holds no tarball"));
         }
-        let mut stream = Stream {
-            decoder,
-            at: 0,
+        let mut listing = Listing {
+            stream: Stream {
+                decoder,
+                at: 0,
+                parked: None,
+            },
             apart: APART,
-            states: Some(Vec::new()),
+            states: Vec::new(),
+            heads: HashMap::new(),
+            heads_left: HEADS_MOST,
         };
-        let members = Members::list(&mut stream)?;
+        let members = Members::list(&mut listing)?;
         // What follows the tar's end marker: the checksum of the stream is behind it.
-        let drained = io::copy(&mut stream.decoder, &mut io::sink());
+        let drained = io::copy(&mut listing.stream.decoder, &mut io::sink());
         drained.map_err(|error| Error::io(Kind::Local, error))?;
-        let states = stream.states.unwrap_or_default();
-        Ok(Some((Packed { states }, members)))
+        let packed = Packed {
+            states: listing.states,
+            heads: listing.heads,
+            parked,
+        };
+        Ok(Some((packed, members)))
+    }
+
+    /// Whether members have to be read one after another, in their order.
+    pub(super) fn is_sequential(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// The first bytes of a member, all of them where it is small.
+    pub(super) fn head(&self, extent: Extent) -> Option<Arc<[u8]>> {
+        self.heads.get(&extent.at).cloned()
     }
 
     /// The plain stream from where `extent` begins.
     pub(super) fn open(&self, file: &Span, extent: Extent) -> Result<Stream> {
         let before = self.states.iter().rev().find(|(at, _)| *at <= extent.at);
         let kept = before.and_then(|(at, decoder)| Some((*at, decoder.try_clone()?)));
-        let (at, decoder) = match kept {
-            Some(kept) => kept,
+        let parked = self.parked.as_ref();
+        // One that has come too far is dropped: its window is needed for the next.
+        let parked =
+            parked.and_then(|parked| lock(parked).take().filter(|(at, _)| *at <= extent.at));
+        let (at, decoder) = match kept.or(parked) {
+            Some(found) => found,
             None => (0, decode(file.clone())?),
         };
         let mut stream = Stream {
             decoder,
             at,
-            apart: APART,
-            states: None,
+            parked: self.parked.clone(),
         };
-        let skipped = stream.skip(extent.at - at);
+        let skipped = stream.pass(extent.at - at);
         skipped.map_err(|error| Error::io(Kind::Local, error))?;
         Ok(stream)
     }
@@ -76,9 +127,7 @@ impl Packed {
 pub(crate) struct Stream {
     decoder: Decoder<Span>,
     at: u64,
-    apart: u64,
-    /// While the members are listed.
-    states: Option<Vec<(u64, Decoder<Span>)>>,
+    parked: Option<Arc<Parked>>,
 }
 
 impl Read for Stream {
@@ -89,8 +138,8 @@ impl Read for Stream {
     }
 }
 
-impl Forward for Stream {
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+impl Stream {
+    fn pass(&mut self, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
         while left > 0 {
             let there = self.decoder.fill_buf()?.len();
@@ -102,28 +151,73 @@ impl Forward for Stream {
             self.at += n as u64;
             left -= n as u64;
         }
+        Ok(())
+    }
+
+    /// The member that was asked for is read: the next one may go on from here.
+    pub(super) fn park(self) {
+        if let Some(parked) = &self.parked {
+            *lock(parked) = Some((self.at, self.decoder));
+        }
+    }
+}
+
+/// The stream while its members are listed.
+struct Listing {
+    stream: Stream,
+    apart: u64,
+    states: Vec<(u64, Decoder<Span>)>,
+    heads: HashMap<u64, Arc<[u8]>>,
+    heads_left: usize,
+}
+
+impl Read for Listing {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+}
+
+impl Forward for Listing {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let kept = self.keep_head(bytes)?;
+        self.stream.pass(bytes - kept)?;
         // The member after a large one begins here, or nearly.
-        self.keep();
+        self.keep_state();
         Ok(())
     }
 }
 
-impl Stream {
-    fn keep(&mut self) {
-        let Some(states) = &mut self.states else {
-            return;
-        };
-        let last = states.last().map_or(0, |(at, _)| *at);
-        if self.at - last < self.apart {
+impl Listing {
+    /// Keeps the first of the next `bytes`; how many.
+    fn keep_head(&mut self, bytes: u64) -> io::Result<u64> {
+        let at = self.stream.at;
+        let size = if bytes <= SMALL { bytes } else { HEAD };
+        let taken = usize::try_from(size).unwrap_or_default();
+        // A member begins at a whole block, the padding of one never does.
+        let is_member = bytes > 0 && at.is_multiple_of(BLOCK);
+        if !is_member || self.heads_left < taken + HEAD_COST {
+            return Ok(0);
+        }
+        self.heads_left -= taken + HEAD_COST;
+        let mut head = vec![0; taken];
+        self.stream.read_exact(&mut head)?;
+        self.heads.insert(at, head.into());
+        Ok(size)
+    }
+
+    fn keep_state(&mut self) {
+        let Stream { decoder, at, .. } = &self.stream;
+        let last = self.states.last().map_or(0, |(at, _)| *at);
+        if at - last < self.apart {
             return;
         }
-        if let Some(state) = self.decoder.try_clone() {
-            states.push((self.at, state));
+        if let Some(state) = decoder.try_clone() {
+            self.states.push((*at, state));
         }
-        if states.len() > KEPT {
+        if self.states.len() > KEPT {
             // Every other one goes.
             let mut odd = false;
-            states.retain(|_| {
+            self.states.retain(|_| {
                 odd = !odd;
                 !odd
             });
@@ -135,6 +229,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::files::Body;
     use crate::store::samples::{Parts, Scratch, gzip, layer, read, tree, zstd};
     use crate::store::{Image, Source};
     use crate::workers::Workers;
@@ -209,6 +304,61 @@ mod tests {
             stream.read_exact(&mut byte).unwrap();
             assert_eq!(usize::from(byte[0]), at);
         }
+    }
+
+    #[test]
+    fn one_zstd_decoder_goes_from_member_to_member() {
+        let mut parts = Parts::default();
+        for at in 0..4_u8 {
+            parts.file(&at.to_string(), vec![at; SMALL as usize + 1]);
+        }
+        parts.file("small", "bytes");
+        let scratch = Scratch::new();
+        let path = scratch.path().join("packed");
+        std::fs::write(&path, zstd(&parts.tar())).unwrap();
+        let file = Span::whole(&path).unwrap();
+        let (packed, names) = Packed::index(&file).unwrap().unwrap();
+        let extent = |name: &str| {
+            let name = crate::store::layout::named(name).unwrap();
+            names.find(&name).unwrap().unwrap()
+        };
+        let parked = || {
+            let parked = lock(packed.parked.as_ref().unwrap());
+            parked.as_ref().map(|(at, _)| *at)
+        };
+        assert_eq!(packed.head(extent("small")).unwrap()[..], *b"bytes");
+        assert_eq!(packed.head(extent("3")).unwrap()[..], [3; HEAD as usize]);
+        // One that was passed over, and then one that lies before.
+        for at in ["0", "1", "3", "2", "3"] {
+            let here = extent(at);
+            let mut body = Body::Stream(packed.open(&file, here).unwrap(), here.size);
+            assert_eq!(parked(), None, "{at} goes on where it can");
+            let mut bytes = Vec::new();
+            body.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, parts.bytes(at));
+            assert_eq!(body.left(), 0);
+            assert_eq!(parked(), Some(here.at + here.size));
+        }
+    }
+
+    #[test]
+    fn small_members_are_kept_up_to_a_limit() {
+        let mut parts = Parts::default();
+        for at in 0..2 * HEADS_MOST / SMALL as usize {
+            parts.file(&format!("{at:03}"), vec![0; SMALL as usize]);
+        }
+        let scratch = Scratch::new();
+        let path = scratch.path().join("packed");
+        std::fs::write(&path, zstd(&parts.tar())).unwrap();
+        let (packed, _) = Packed::index(&Span::whole(&path).unwrap())
+            .unwrap()
+            .unwrap();
+        let kept: usize = packed
+            .heads
+            .values()
+            .map(|head| head.len() + HEAD_COST)
+            .sum();
+        assert!((HEADS_MOST / 2..=HEADS_MOST).contains(&kept), "{kept}");
     }
 
     #[test]

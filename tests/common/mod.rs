@@ -64,7 +64,7 @@ pub use layer::{Compression, Entry, Layer, gzip, layer, zstd};
 pub use program::{Output, Program, normalise};
 pub use proxy::Proxy;
 pub use real::{
-    DockerRegistry, RealSetup, RealTokens, Server, checked, free_port, lacking, require, run,
+    DockerRegistry, RealSetup, RealTokens, Server, checked, find, free_port, lacking, require, run,
 };
 pub use registry::{
     Answer, Fault, Gate, Offence, Registry, Request, Scripted, Setup, Tokens, answer,

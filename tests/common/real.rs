@@ -1,6 +1,7 @@
 //! Real servers of the field, each started by its test on a port of its own and ended with it.
 //!
-//! A missing program fails the test and names the package to install; nothing is ever skipped.
+//! A missing program fails the test and names the package to install; only what Debian does not
+//! have may be missing on a developer's machine.
 
 use super::{Authority, Identity, TempDir};
 use std::fmt::Write as _;
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Debian's package of each program that tests run.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("docker", "docker.io, or docker-cli where that has none"),
@@ -23,6 +24,7 @@ const PACKAGES: [(&str, &str); 12] = [
     ("notary-server", "notary"),
     ("python3", "python3 python3-cryptography"),
     ("skopeo", "skopeo"),
+    ("time", "time"),
     ("tinyproxy", "tinyproxy"),
     ("umoci", "umoci"),
 ];
@@ -32,17 +34,24 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// The path of a program; fails the test with the package to install when it is missing.
 pub fn require(program: &str) -> PathBuf {
-    let places = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&places)
-        .chain(system)
-        .map(|place| place.join(program))
-        .find(|path| path.is_file());
-    found.unwrap_or_else(|| {
+    find(program).unwrap_or_else(|| {
         let package = PACKAGES.iter().find(|(name, _)| *name == program);
         let package = package.map_or(program, |(_, package)| package);
         panic!("this test needs `{program}`: apt-get install {package}")
     })
+}
+
+/// In the PATH, or where `scripts/test` puts what Debian does not have.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
+    let tools = ["crane", "zuul-registry"].map(|name| tools.join(name).join("bin"));
+    std::env::split_paths(&places)
+        .chain(system)
+        .chain(tools)
+        .map(|place| place.join(program))
+        .find(|path| path.is_file())
 }
 
 /// A part of the machine that cannot be installed: skipping is for a developer's machine, and never

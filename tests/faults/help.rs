@@ -66,7 +66,7 @@ pub fn told(output: &Output) -> Vec<String> {
     let messages = output.messages();
     let lines = messages.lines().filter(|line| {
         let bar = line.starts_with("sha") && line.contains(" [");
-        let end = line.ends_with("/s)");
+        let end = line.contains("/s)");
         !bar && !end
     });
     lines.map(without_times).collect()
