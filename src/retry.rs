@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Again, Error, Result};
 use crate::report::Report;
-use crate::workers::lock;
+use crate::workers::{Stop, lock};
 
 /// Time as the program sees it, so that tests of retries take no seconds.
 pub(crate) trait Clock: Sync {
@@ -126,6 +126,9 @@ impl Patience {
     };
 }
 
+/// A wait that may have to end early is made of pieces of this length.
+const NAP: Duration = Duration::from_millis(200);
+
 /// The attempts at one thing.
 pub(crate) struct Attempts<'a> {
     clock: &'a dyn Clock,
@@ -135,6 +138,8 @@ pub(crate) struct Attempts<'a> {
     /// When the host stopped to answer at all.
     unreachable_since: Option<Duration>,
     tries: u32,
+    /// What ends a wait early.
+    stop: Option<&'a Stop>,
 }
 
 impl<'a> Attempts<'a> {
@@ -145,7 +150,14 @@ impl<'a> Attempts<'a> {
             since: clock.elapsed(),
             unreachable_since: None,
             tries: 0,
+            stop: None,
         }
+    }
+
+    /// The same, whose waits end with an error soon after another job has failed.
+    pub(crate) fn until(mut self, stop: &'a Stop) -> Self {
+        self.stop = Some(stop);
+        self
     }
 
     /// Bytes arrived: the count and the time start again.
@@ -186,8 +198,32 @@ impl<'a> Attempts<'a> {
         if matches!(error.can_try_again(), Again::Limited { .. }) {
             gate.close_for(self.clock, wait);
         }
-        self.clock.sleep(wait);
-        Ok(())
+        self.sleep(wait)
+    }
+
+    /// Waits until the gate is open.
+    pub(crate) fn pass(&self, gate: &Gate) -> Result<()> {
+        loop {
+            let wait = gate.opens_in(self.clock);
+            if wait.is_zero() {
+                return Ok(());
+            }
+            self.sleep(wait)?;
+        }
+    }
+
+    fn sleep(&self, mut wait: Duration) -> Result<()> {
+        let Some(stop) = self.stop else {
+            self.clock.sleep(wait);
+            return Ok(());
+        };
+        while !wait.is_zero() {
+            stop.check()?;
+            let nap = wait.min(NAP);
+            self.clock.sleep(nap);
+            wait -= nap;
+        }
+        stop.check()
     }
 
     fn give_up(&self, error: Error, asked: Option<Duration>) -> Error {
@@ -233,13 +269,16 @@ impl Gate {
     /// Waits until the gate is open.
     pub(crate) fn pass(&self, clock: &dyn Clock) {
         loop {
-            let opens = *lock(&self.opens);
-            let now = clock.elapsed();
-            if now >= opens {
+            let wait = self.opens_in(clock);
+            if wait.is_zero() {
                 return;
             }
-            clock.sleep(opens - now);
+            clock.sleep(wait);
         }
+    }
+
+    fn opens_in(&self, clock: &dyn Clock) -> Duration {
+        lock(&self.opens).saturating_sub(clock.elapsed())
     }
 
     fn close_for(&self, clock: &dyn Clock, wait: Duration) {
@@ -327,6 +366,45 @@ mod tests {
         while wait(&mut attempts, Again::Unreachable).is_ok() {}
         let took = clock.elapsed() - closed;
         assert!((29..31).contains(&took.as_secs()), "{took:?}");
+    }
+
+    #[test]
+    fn a_wait_ends_when_another_job_has_failed() {
+        /// Another job fails in the middle of the second sleep.
+        struct Failing(SkippingClock, Stop);
+        impl Clock for Failing {
+            fn elapsed(&self) -> Duration {
+                self.0.elapsed()
+            }
+            fn now(&self) -> SystemTime {
+                self.0.now()
+            }
+            fn sleep(&self, duration: Duration) {
+                if self.elapsed() >= NAP {
+                    self.1.set();
+                }
+                self.0.sleep(duration);
+            }
+        }
+        let minute = Duration::from_secs(60);
+        let limited = Again::Limited {
+            after: Some(minute),
+        };
+        let report = Report::new(false);
+        for gated in [false, true] {
+            let clock = Failing(SkippingClock::start(), Stop::default());
+            let gate = Gate::default();
+            let mut attempts = Attempts::new(&clock, Patience::REGISTRY).until(&clock.1);
+            let waited = match gated {
+                true => {
+                    gate.close_for(&clock, minute);
+                    attempts.pass(&gate)
+                }
+                false => attempts.wait_after(Error::registry("429").again(limited), &gate, &report),
+            };
+            assert!(waited.is_err());
+            assert!(clock.elapsed() < Duration::from_secs(1));
+        }
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! the error. No thread outlives the call that started it.
 
 mod pipe;
+mod stop;
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use crate::error::{Error, Result};
 
 pub(crate) use pipe::{BlockWriter, pipe};
+pub(crate) use stop::Stop;
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
 const MOST: usize = 64;
@@ -21,19 +23,6 @@ const MOST: usize = 64;
 /// How many jobs run side by side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workers(NonZeroUsize);
-
-/// Tells a running job that another one has failed, so that it can give up early.
-pub(crate) struct Stop(AtomicBool);
-
-impl Stop {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 impl Workers {
     /// `n` workers; 0 means 1, and there is an upper limit of 64.
@@ -66,11 +55,11 @@ impl Workers {
         R: Send,
     {
         let next = AtomicUsize::new(0);
-        let stop = Stop(AtomicBool::new(false));
+        let stop = Stop::default();
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
         let work = || {
-            while !stop.is_set() {
+            while stop.check().is_ok() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(item) = items.get(at) else { return };
                 match job(item, &stop) {

@@ -10,9 +10,10 @@
 mod common;
 
 use std::fs;
+use std::time::Duration;
 
 use common::{
-    Fault, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
+    Fault, Gate, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
 };
 use serde_json::{Value, json};
 
@@ -453,6 +454,58 @@ fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
         .run();
     again.succeeds();
     assert_eq!(again.file("rootfs/a"), "b");
+}
+
+/// The layer that fails is the one that the line names, and nobody waits for the others: neither
+/// for bytes that trickle nor for the end of a wait.
+#[test]
+fn a_layer_that_fails_for_good_stops_the_others() {
+    let image = image([
+        layer().file("small", "x"),
+        layer().noise("large", 10_000_000),
+    ])
+    .oci();
+    let [small, large] = [0, 1].map(|at| format!("/v2/t/a/blobs/{}", image.layers[at].digest));
+    for format in ["rootfs", "oci", "oci-layout"] {
+        let faults = [
+            Fault::Slowly(1000, Duration::from_millis(10)),
+            Fault::too_many(300),
+            Fault::unavailable(300),
+        ];
+        for fault in faults {
+            let registry = Registry::start();
+            let digest = registry.put_image("t/a", "1", &image);
+            // Both are under way; then the large one is slow or waits; then the small one fails.
+            let (both, gate) = (Gate::meeting(2), Gate::new());
+            registry
+                .on("GET", &large)
+                .then(Fault::Hold(both.clone()))
+                .and(fault);
+            registry
+                .on("GET", &small)
+                .then(Fault::Hold(both))
+                .and(Fault::Hold(gate.clone()))
+                .and(Fault::error(404, "BLOB_UNKNOWN", "gone"));
+            let running = get(&registry, &digest, json!({}), json!({"format": format}))
+                .env("REGISTRY_IMAGE_WORKERS", "4")
+                .real_clock()
+                .limit(Duration::from_secs(30))
+                .start();
+            registry.wait_for("an answer for the large layer", |requests| {
+                let mut lines = requests.iter().map(|request| request.line());
+                lines.any(|line| line.starts_with(&format!("GET {large} ")))
+            });
+            gate.open();
+            let output = running.wait();
+            output.fails();
+            let messages = output.messages();
+            let last = messages.lines().last().unwrap();
+            assert!(
+                last.ends_with("404 Not Found: BLOB_UNKNOWN: gone"),
+                "{format}: {last}"
+            );
+        }
+    }
 }
 
 #[test]

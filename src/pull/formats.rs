@@ -13,6 +13,7 @@ use crate::oci::reference::{Repository, Tag};
 use crate::registry::{DEPTH_LIMIT, Fetched, Image, Remote};
 use crate::report::Progress;
 use crate::store::{BlobWriter, ImageTar, LayoutWriter, Stored};
+use crate::workers::Stop;
 
 /// Documents of one index, nested ones included; each costs a request.
 const DOCUMENTS_LIMIT: usize = 20_000;
@@ -117,8 +118,8 @@ fn fetch<'w>(
     // The largest first: the others fill the time that it takes.
     let mut jobs: Vec<(usize, &Descriptor)> = blobs.iter().copied().enumerate().collect();
     jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size));
-    context.workers.map(&jobs, |(at, blob), _| {
-        let once = || fetch_one(remote, blob, *at, &progress, open(blob)?);
+    context.workers.map(&jobs, |(at, blob), stop| {
+        let once = || fetch_one(remote, blob, *at, &progress, open(blob)?, stop);
         match once() {
             // Bytes that are not the ones asked for may be a fault on the way.
             Err(error) if error.kind() == Kind::Hostile => {
@@ -143,9 +144,10 @@ fn fetch_one(
     at: usize,
     progress: &Progress<'_>,
     mut writer: BlobWriter<'_>,
+    stop: &Stop,
 ) -> Result<()> {
-    let blob_reader = remote.open(blob)?;
-    let reader = progress.counting(at, blob_reader);
+    let blob_reader = remote.open(blob, stop)?;
+    let reader = progress.counting(at, stop.watch(blob_reader));
     let mut checked = Checked::new(reader, &blob.digest, Some(blob.size));
     let mut block = vec![0; BLOCK];
     loop {

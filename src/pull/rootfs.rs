@@ -16,7 +16,7 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::registry::Remote;
 use crate::report::{Progress, Report};
 use crate::rootfs::{Rootfs, Unpacked};
-use crate::workers::{BlockWriter, lock, pipe};
+use crate::workers::{BlockWriter, Stop, lock, pipe};
 
 /// Layers smaller than this are inflated by the thread that unpacks them: a thread and its blocks
 /// cost more than they bring.
@@ -65,7 +65,9 @@ pub(crate) fn rootfs(
     };
     // The largest first: the others fill the time that it takes.
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
-    let fetched = context.workers.map(&layers, |layer, _| pull.layer(layer));
+    let fetched = context
+        .workers
+        .map(&layers, |layer, stop| pull.layer(layer, stop));
     let rootfs = pull.merger.into_rootfs();
     match fetched {
         Ok(_) => rootfs.finish()?,
@@ -111,15 +113,15 @@ enum Failure {
 }
 
 impl Pull<'_, '_> {
-    fn layer(&self, layer: &Layer<'_>) -> Result<()> {
-        let complete = match self.attempt(layer) {
+    fn layer(&self, layer: &Layer<'_>, stop: &Stop) -> Result<()> {
+        let complete = match self.attempt(layer, stop) {
             Err(Failure::WrongBytes(error)) => {
                 self.report.info(format!(
                     "layer {}: {error}: fetching it once more",
                     layer.at + 1
                 ));
                 self.progress.restart(layer.at);
-                self.attempt(layer)
+                self.attempt(layer, stop)
             }
             attempt => attempt,
         };
@@ -131,17 +133,18 @@ impl Pull<'_, '_> {
         }
     }
 
-    fn attempt(&self, layer: &Layer<'_>) -> std::result::Result<Complete, Failure> {
-        let blob_reader = self.remote.open(layer.blob).map_err(Failure::Final)?;
-        let reader = self.progress.counting(layer.at, blob_reader);
+    fn attempt(&self, layer: &Layer<'_>, stop: &Stop) -> std::result::Result<Complete, Failure> {
+        let blob_reader = self.remote.open(layer.blob, stop).map_err(Failure::Final)?;
+        let reader = self.progress.counting(layer.at, stop.watch(blob_reader));
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
-        let rootfs = self.merger.rootfs();
+        let unpack =
+            |plain: &mut dyn BufRead| unpack(self.merger.rootfs(), layer, stop.watch(plain));
         let unpacked = match layer.blob.size < SPLIT_FROM {
-            true => archive::decode(&mut blob).and_then(|plain| unpack(rootfs, layer, plain)),
+            true => archive::decode(&mut blob).and_then(|mut plain| unpack(&mut plain)),
             false => {
                 let (decoded, unpacked) = pipe(
                     |writer| archive::decode(&mut blob).and_then(|plain| copy(plain, writer)),
-                    |reader| unpack(rootfs, layer, reader),
+                    |reader| unpack(reader),
                 );
                 // When decoding failed, that is why the tar ended early.
                 decoded.and(unpacked)
