@@ -508,6 +508,30 @@ fn a_layer_that_fails_for_good_stops_the_others() {
     }
 }
 
+/// What a reader says is no word about a digest.
+#[test]
+fn a_connection_that_breaks_behind_the_tar_is_named_as_such() {
+    let registry = Registry::start();
+    let long = layer().file("a", "b").end([0; 100_000]).plain();
+    let image = image([long]).oci();
+    let digest = put(&registry, &image);
+    let layer = &image.layers[0].digest;
+    let blob = format!("/v2/t/a/blobs/{layer}");
+    registry.on("GET", &blob).then(Fault::ResetAfter(50_000));
+    let denied = Fault::error(403, "DENIED", "no more");
+    registry.on("GET", &blob).nth(2).then(denied);
+    get(&registry, &digest, json!({}), json!({}))
+        .showing(&digest, "DIGEST")
+        .showing(layer, "LAYER")
+        .showing(&layer[..19], "LAYER")
+        .run()
+        .fails_ending_with(
+            "get: REGISTRY/t/a@DIGEST: layer 1 of 1 (LAYER…): read LAYER… at byte 50000 of 101024: \
+             GET http://REGISTRY/v2/t/a/blobs/LAYER: 403 Forbidden: DENIED: no more; \
+             set `source.username` and `source.password`",
+        );
+}
+
 #[test]
 fn platform_free_images_of_another_platform_are_fetched_with_a_warning() {
     let registry = Registry::start();

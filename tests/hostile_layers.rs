@@ -231,7 +231,7 @@ fn broken_streams_are_the_images_fault() {
     refused(
         [raw(flipped)],
         1,
-        "diff_id: the gzip stream is broken: its checksum (CRC-32) is wrong",
+        "the gzip stream is broken: its checksum (CRC-32) is wrong",
     );
     let zstd = layer().noise("file", 50_000).zstd().bytes();
     refused(

@@ -185,6 +185,8 @@ fn unpack(
 ) -> Result<(Unpacked, Verified)> {
     let mut plain = Checked::new(plain, layer.diff_id, None);
     let tree = rootfs.unpack(layer.at, &mut plain)?;
+    // An error of the reader is no word about the digest.
+    plain.drain()?;
     let plain = plain.finish().doing(|| "diff_id")?;
     Ok((tree, plain))
 }
