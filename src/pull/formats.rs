@@ -64,7 +64,8 @@ pub(crate) fn layout(
             }
         }
     }));
-    fetch(context, remote, &blobs, |blob| writer.blob(blob))?;
+    fetch(context, remote, &blobs, |blob| writer.blob(blob))
+        .doing(|| remote.repository().to_string())?;
     for fetched in &documents {
         writer.document(&stored(fetched))?;
     }
@@ -132,7 +133,7 @@ fn fetch<'w>(
             }
             outcome => outcome,
         }
-        .doing(|| format!("{}: fetch {}", remote.repository(), blob.digest))
+        .doing(|| format!("fetch {}", blob.digest))
     })?;
     progress.finish("fetched");
     Ok(())

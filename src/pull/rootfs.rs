@@ -34,6 +34,7 @@ pub(crate) fn rootfs(
     rootfs: Rootfs<'_>,
 ) -> Result<()> {
     if manifest.layers.len() != diff_ids.len() {
+        rootfs.discard();
         return Err(Error::hostile(format!(
             "the manifest has {} layers, but the config has the diff_ids of {}",
             manifest.layers.len(),

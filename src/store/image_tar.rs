@@ -123,6 +123,7 @@ impl ImageTar {
             *place.ok_or_else(|| Error::local(format!("{digest} is not in the image")))?;
         Ok(BlobWriter {
             file: Arc::clone(&self.file),
+            path: self.unproven.clone(),
             start,
             written: 0,
             size,

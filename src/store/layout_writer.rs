@@ -54,11 +54,12 @@ impl LayoutWriter {
         let file = create(&unproven)?;
         Ok(BlobWriter {
             file: Arc::new(file),
+            path: unproven,
             start: 0,
             written: 0,
             size: *size,
             digest: digest.clone(),
-            rename: Some((unproven, path)),
+            rename: Some(path),
             done: &self.done,
         })
     }
