@@ -10,11 +10,13 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use common::{
     Fault, Gate, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 fn get(registry: &Registry, digest: &str, source: Value, params: Value) -> Program {
@@ -408,52 +410,130 @@ fn an_artifact_is_named_by_its_type_and_fetched_as_a_layout() {
 fn what_an_earlier_try_left_is_replaced_and_a_strangers_files_stay() {
     let registry = Registry::start();
     let digest = put(&registry, &app());
-    let program = get(&registry, &digest, json!({}), json!({}));
-    for (name, text) in [
-        ("rootfs/stale", "x"),
-        (".layers/0/tree/stale", "x"),
-        ("digest", "sha256:old"),
-        ("metadata.json", "{}"),
-        ("notes.txt", "mine"),
-    ] {
-        let path = program.directory_argument().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+    let ours = ["digest", "repository", "tag"];
+    let formats: [(Value, &[&str]); 4] = [
+        (
+            json!({"format": "rootfs"}),
+            &["labels.json", "metadata.json", "rootfs"],
+        ),
+        (json!({"format": "oci"}), &["image.tar", "labels.json"]),
+        (json!({"format": "oci-layout"}), &["oci"]),
+        (json!({"skip_download": true}), &[]),
+    ];
+    for (params, expected) in formats {
+        let program = get(&registry, &digest, json!({}), params.clone());
+        for (name, text) in [
+            ("rootfs/stale", "x"),
+            (".layers/0/tree/stale", "x"),
+            (".image.tar.partial", "x"),
+            ("image.tar", "x"),
+            ("oci/index.json", "{}"),
+            ("oci/blobs/sha256/stale", "x"),
+            ("digest", "sha256:old"),
+            (".digest.partial", "sha2"),
+            ("labels.json", "{}"),
+            ("metadata.json", "{}"),
+            ("notes.txt", "mine"),
+        ] {
+            let path = program.directory_argument().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let output = program.run();
+        output.succeeds();
+        assert_eq!(output.file("digest"), digest);
+        assert_eq!(output.file("notes.txt"), "mine");
+        let mut expected = [expected, &ours, &["notes.txt"]].concat();
+        expected.sort_unstable();
+        assert_eq!(names(&output), expected, "{params}");
+        if expected.contains(&"rootfs") {
+            assert_tree(
+                output.destination().join("rootfs"),
+                [("etc/a", "three"), ("etc/b", "two")],
+            );
+        }
+        if expected.contains(&"oci") {
+            let stale = output.destination().join("oci/blobs/sha256/stale");
+            assert!(!stale.exists());
+        }
     }
-    let output = program.run();
-    output.succeeds();
-    assert_eq!(output.file("digest"), digest);
-    assert_eq!(output.file("notes.txt"), "mine");
-    assert_tree(
-        output.destination().join("rootfs"),
-        [("etc/a", "three"), ("etc/b", "two")],
-    );
-    assert!(!output.destination().join(".layers").exists());
 }
 
+/// Whatever was under way, a run that is ended leaves no image, and the next one in the same
+/// directory makes what a first one makes.
 #[test]
 fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
-    let registry = Registry::start();
-    let image = image([layer().file("a", "b"), layer().noise("data", 3_000_000)]).oci();
-    let digest = registry.put_image("t/a", "1", &image);
-    let blob = format!("/v2/t/a/blobs/{}", image.layers[1].digest);
-    registry.on("GET", &blob).then(Fault::StallAfter(1_000_000));
-    let running = get(&registry, &digest, json!({}), json!({})).start();
-    registry.wait_for("the layer that stalls", |requests| {
-        requests
-            .iter()
-            .any(|request| request.line().starts_with(&format!("GET {blob}")))
-    });
-    let output = running.kill();
-    for name in ["digest", "metadata.json"] {
-        assert!(!output.destination().join(name).exists(), "{name}");
+    // One worker takes them by size: the upper layer is asked for when the lower one is merged.
+    let image = image([
+        layer()
+            .dir("closed")
+            .mode(0)
+            .file("closed/file", "1")
+            .noise("data", 1_200_000),
+        layer()
+            .noise("data", 300_000)
+            .whiteout("closed/file")
+            .hardlink("closed/link", "data"),
+    ])
+    .oci();
+    let config = &image.config.as_ref().unwrap().digest;
+    let [lower, upper] = [0, 1].map(|at| format!("blobs/{}", image.layers[at].digest));
+    let points: [(String, &[u64]); 4] = [
+        (format!("manifests/{}", image.digest), &[0]),
+        (format!("blobs/{config}"), &[0]),
+        (lower, &[0, 1_100_000]),
+        (upper, &[0, 200_000]),
+    ];
+    let signals = [Signal::KILL, Signal::TERM, Signal::INT];
+    for format in ["rootfs", "oci", "oci-layout"] {
+        let registry = Registry::start();
+        let digest = registry.put_image("t/a", "1", &image);
+        let program = || {
+            get(&registry, &digest, json!({}), json!({"format": format}))
+                .env("REGISTRY_IMAGE_WORKERS", "1")
+                .unprivileged()
+        };
+        let clean = program().run();
+        clean.succeeds();
+        let expected = everything(clean.destination());
+        let points = points.iter().flat_map(|(path, stops)| {
+            let stops = stops.iter();
+            stops.map(move |stop| (format!("/v2/t/a/{path}"), *stop))
+        });
+        for ((path, stop), signal) in points.zip(signals.iter().cycle()) {
+            let at = format!("{format}, {signal:?} at byte {stop} of {path}");
+            registry.forget_requests();
+            registry.on("GET", &path).then(match stop {
+                0 => Fault::Stall,
+                bytes => Fault::StallAfter(bytes),
+            });
+            let running = program().start();
+            registry.wait_for(&at, |requests| {
+                let line = format!("GET {path}");
+                let mut lines = requests.iter().map(|request| request.line());
+                lines.any(|found| found.starts_with(&line))
+            });
+            let output = running.signal(*signal);
+            assert!(!output.status.success(), "{at}");
+            for name in ["digest", "metadata.json", "image.tar", "oci/index.json"] {
+                assert!(!output.destination().join(name).exists(), "{at}: {name}");
+            }
+            registry.release();
+            let again = program().destination(output.destination()).run();
+            again.succeeds();
+            assert_eq!(everything(again.destination()), expected, "{at}");
+        }
     }
-    registry.release();
-    let again = get(&registry, &digest, json!({}), json!({}))
-        .destination(output.destination())
-        .run();
-    again.succeeds();
-    assert_eq!(again.file("rootfs/a"), "b");
+}
+
+/// All that is in a directory, without the times that are the run's.
+fn everything(directory: &Path) -> Vec<String> {
+    let nodes = tree(directory);
+    let lines = nodes.iter().map(|node| match node.path.as_str() {
+        path if path.starts_with("rootfs") => node.full_line(),
+        _ => node.line(),
+    });
+    lines.collect()
 }
 
 /// The layer that fails is the one that the line names, and nobody waits for the others: neither

@@ -70,15 +70,9 @@ impl<'a> Rootfs<'a> {
     pub(crate) fn create(destination: &Path, report: &'a Report) -> Result<Self> {
         let shown = destination.display();
         fs::create_dir_all(destination).doing(|| format!("make destination `{shown}`"))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let destination = open(destination, flags, Mode::empty())
-            .map_err(std::io::Error::from)
-            .doing(|| format!("open destination `{shown}`"))?;
+        let destination = open_destination(destination)?;
         umask(Mode::empty());
-        for name in [ROOTFS, LAYERS] {
-            remove::remove(&destination, name.as_bytes())
-                .map_err(|error| failed(error, "remove", name.as_bytes()))?;
-        }
+        remove_old(&destination)?;
         let layers = fresh(&destination, LAYERS)?;
         let root = fresh(&destination, ROOTFS)?;
         // 0755, root's and of 1970, unless a layer says otherwise.
@@ -91,6 +85,11 @@ impl<'a> Rootfs<'a> {
             root,
             keeper: Keeper::new(report),
         })
+    }
+
+    /// Removes what an earlier try left in the directory `destination`, which is there.
+    pub(crate) fn remove_old(destination: &Path) -> Result<()> {
+        remove_old(&open_destination(destination)?)
     }
 
     /// Unpacks layer `number`, a tar stream, into a fresh tree of its own; what an earlier attempt
@@ -161,6 +160,21 @@ impl<'a> Rootfs<'a> {
             let _ = remove::remove(&self.destination, name.as_bytes());
         }
     }
+}
+
+fn open_destination(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty())
+        .map_err(std::io::Error::from)
+        .doing(|| format!("open destination `{}`", path.display()))
+}
+
+fn remove_old(destination: &OwnedFd) -> Result<()> {
+    for name in [ROOTFS, LAYERS] {
+        remove::remove(destination, name.as_bytes())
+            .map_err(|error| failed(error, "remove", name.as_bytes()))?;
+    }
+    Ok(())
 }
 
 /// Makes a directory that hands nothing on to what is made in it: neither a group (set-group-id of
