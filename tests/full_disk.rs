@@ -61,6 +61,9 @@ fn without_numbers(line: &str) -> String {
 fn a_disk_that_fills_up_ends_the_step_with_what_was_needed() {
     let many = (0..100).fold(layer(), |layer, n| layer.file(format!("d/{n}"), ""));
     let directories = (0..100).fold(layer(), |layer, n| layer.dir(format!("d{n}")));
+    let links = (0..100).fold(layer(), |layer, n| {
+        layer.hardlink(format!("l/{n}"), "below")
+    });
     let cases = [
         rootfs(
             [layer().noise("usr/big", 2 << 20)],
@@ -102,6 +105,17 @@ fn a_disk_that_fills_up_ends_the_step_with_what_was_needed() {
             "layer N of N (LAYER1…): make directory `dNAME`: no space left on device \
              (the filesystem holds N files and has no inodes left)",
         ),
+        rootfs(
+            [layer().file("below", "x"), links],
+            "nr_inodes=30",
+            "layer N of N (LAYER2…): link `l/NAME: no space left on device \
+             (the filesystem holds N files and has no inodes left)",
+        ),
+        rootfs(
+            [(0..8000).fold(layer(), |layer, n| layer.whiteout(format!("w/{n:0200}")))],
+            "size=1m",
+            "layer N of N (LAYER1…): note `w/NAME` in list `removals`: no space left on device",
+        ),
         kept(
             "oci",
             "fetch LAYER1: write `DEST/.image.tar.partial`: no space left on device \
@@ -141,8 +155,10 @@ fn fills_up(case: &Case, disk: &Tmpfs, unprivileged: bool) {
             "version": {"tag": "1", "digest": digest},
             "params": {"format": case.format},
         });
+        // One after another, the largest first: which one is refused is no matter of timing.
         let mut program = Program::get(request)
             .against(&registry)
+            .env("REGISTRY_IMAGE_WORKERS", "1")
             .destination(disk.path())
             .showing(&disk.path().display().to_string(), "DEST")
             .showing(&digest, "IMAGE");

@@ -10,6 +10,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -261,7 +262,13 @@ fn what_oci_layout_fetches_a_put_pushes_with_the_same_digest() {
     ])
     .attested()
     .oci();
-    for image in [app(), all] {
+    let nested = index([
+        ("linux/s390x", child("linux/s390x")),
+        ("linux/amd64", all.clone()),
+        ("linux/arm64", index([("linux/arm64", all.clone())]).oci()),
+    ])
+    .oci();
+    for image in [app(), all, nested] {
         let registry = Registry::start();
         let digest = registry.put_image("t/a", "1", &image);
         let output = get(
@@ -456,6 +463,46 @@ fn what_an_earlier_try_left_is_replaced_and_a_strangers_files_stay() {
             let stale = output.destination().join("oci/blobs/sha256/stale");
             assert!(!stale.exists());
         }
+    }
+}
+
+#[test]
+fn a_destination_that_cannot_be_written_to_is_named() {
+    let registry = Registry::start();
+    let digest = put(&registry, &app());
+    let run = |format: &str, program: &dyn Fn(Program) -> Program| {
+        let params = json!({"format": format});
+        program(get(&registry, &digest, json!({}), params).showing(&digest, "DIGEST")).run()
+    };
+    for (format, line) in [
+        (
+            "rootfs",
+            "get: REGISTRY/t/a@DIGEST: destination `TMP/dest`: make directory `.layers`: \
+             permission denied",
+        ),
+        (
+            "oci",
+            "get: REGISTRY/t/a@DIGEST: create `TMP/dest/.image.tar.partial`: permission denied",
+        ),
+        (
+            "oci-layout",
+            "get: make directory `TMP/dest/oci`: permission denied",
+        ),
+    ] {
+        let closed = |program: Program| {
+            let mode = fs::Permissions::from_mode(0o555);
+            fs::set_permissions(program.directory_argument(), mode).unwrap();
+            program.unprivileged()
+        };
+        run(format, &closed).fails_with(line);
+        let file = |program: Program| {
+            let path = program.beside("file");
+            fs::write(&path, "mine").unwrap();
+            program.destination(path)
+        };
+        let output = run(format, &file);
+        output.fails_with("get: create `TMP/file`: file exists");
+        assert_eq!(fs::read_to_string(output.destination()).unwrap(), "mine");
     }
 }
 

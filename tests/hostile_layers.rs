@@ -312,7 +312,7 @@ fn entries_that_cannot_be_are_named() {
         ),
         (
             layer().hardlink("l", "none"),
-            "`l` is a hard link to `none`, which is in no layer",
+            "`l` is a hard link to `none`, which is no file of any layer",
         ),
         (
             layer().symlink("s", ""),

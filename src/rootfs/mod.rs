@@ -70,7 +70,11 @@ impl<'a> Rootfs<'a> {
     pub(crate) fn create(destination: &Path, report: &'a Report) -> Result<Self> {
         let shown = destination.display();
         fs::create_dir_all(destination).doing(|| format!("make destination `{shown}`"))?;
-        let destination = open_destination(destination)?;
+        Self::start(open_destination(destination)?, report)
+            .doing(|| format!("destination `{shown}`"))
+    }
+
+    fn start(destination: OwnedFd, report: &'a Report) -> Result<Self> {
         umask(Mode::empty());
         remove_old(&destination)?;
         let layers = fresh(&destination, LAYERS)?;
@@ -90,6 +94,7 @@ impl<'a> Rootfs<'a> {
     /// Removes what an earlier try left in the directory `destination`, which is there.
     pub(crate) fn remove_old(destination: &Path) -> Result<()> {
         remove_old(&open_destination(destination)?)
+            .doing(|| format!("destination `{}`", destination.display()))
     }
 
     /// Unpacks layer `number`, a tar stream, into a fresh tree of its own; what an earlier attempt
