@@ -428,6 +428,8 @@ fn a_bomb_is_a_large_file_and_nothing_else() {
 fn without_privileges_an_image_is_unpacked_but_for_owners() {
     let registry = Registry::start();
     let lower = layer()
+        .dir("./")
+        .mode(0)
         .dir("closed")
         .mode(0)
         .file("closed/file", "1")
@@ -444,6 +446,7 @@ fn without_privileges_an_image_is_unpacked_but_for_owners() {
     let root = output.destination().join("rootfs");
     let nodes = tree(&root);
     let owner = nodes[0].uid;
+    assert_eq!(nodes[0].mode, 0);
     assert!(
         nodes
             .iter()
