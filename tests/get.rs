@@ -157,6 +157,36 @@ fn labels_and_annotations_are_shown_where_the_source_asks_for_them() {
     }
 }
 
+/// A layout is of all platforms: that the step's own is not among them is no reason to fail.
+#[test]
+fn a_layout_without_the_platform_has_annotations_but_no_labels() {
+    let registry = Registry::start();
+    let other = image([layer().file("a", "b")])
+        .platform("linux/s390x")
+        .label("commit", "4e5c4ea")
+        .oci();
+    let index = index([("linux/s390x", other)])
+        .annotation("org.example.note", "y")
+        .oci();
+    let digest = registry.put_image("t/a", "1", &index);
+    let source = json!({
+        "label_regex": ".",
+        "annotation_regex": ".",
+        "platform": {"architecture": "amd64"},
+    });
+    let params = json!({"format": "oci-layout"});
+    let output = get(&registry, &digest, source, params).run();
+    let last = &output.succeeds()["metadata"][2];
+    assert_eq!(*last, json!({"name": "org.example.note", "value": "y"}));
+    assert!(
+        output
+            .messages()
+            .contains("warning: there are no labels to show: "),
+        "{}",
+        output.messages()
+    );
+}
+
 #[test]
 fn skipping_the_download_costs_no_request() {
     let registry = Registry::start();

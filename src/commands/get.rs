@@ -10,7 +10,7 @@ use regex_lite::Regex;
 
 use super::{Call, session};
 use crate::context::Context;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::reference::{Repository, Tag};
 use crate::pull;
@@ -104,7 +104,19 @@ impl Get<'_> {
                 return Ok(Shown::default());
             }
         }
-        let image = remote.image(&fetched, &params.platform)?;
+        let image = match remote.image(&fetched, &params.platform) {
+            // A layout has all platforms, and needs none for itself.
+            Err(error) if params.format == Format::OciLayout && error.kind() == Kind::Config => {
+                self.context
+                    .report
+                    .warn(format!("there are no labels to show: {error}"));
+                return Ok(Shown {
+                    config: None,
+                    annotations: fetched.document.annotations().clone(),
+                });
+            }
+            image => image?,
+        };
         let mut annotations = fetched.document.annotations().clone();
         annotations.extend(image.manifest.annotations.clone());
         let whole = params.skip_download || params.format == Format::OciLayout;
