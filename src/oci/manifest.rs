@@ -403,6 +403,14 @@ mod tests {
             (index(""), DOCKER_MANIFEST, "the manifest says it is"),
             (index(r#","layers":[]"#), "", "the manifest has both"),
             (index(r#","layers":null"#), "", "index"),
+            (
+                index("").replace(
+                    r#""size":0"#,
+                    r#""size":0,"platform":{"architecture":null,"os":null}"#,
+                ),
+                OCI_INDEX,
+                "index",
+            ),
             (image(r#","manifests":null"#), "", "image manifest"),
             (
                 format!(

@@ -94,7 +94,8 @@ fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Resu
         }
         if all.len() + entries.len() > DOCUMENTS_LIMIT {
             return Err(Error::hostile(format!(
-                "the index has more than {DOCUMENTS_LIMIT} manifests below it"
+                "{}: the index has more than {DOCUMENTS_LIMIT} manifests below it",
+                remote.repository()
             )));
         }
         level = context
@@ -103,7 +104,8 @@ fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Resu
         all.extend(level.iter().cloned());
     }
     Err(Error::hostile(format!(
-        "indexes lead to indexes, {DEPTH_LIMIT} levels deep"
+        "{}: indexes lead to indexes, {DEPTH_LIMIT} levels deep",
+        remote.repository()
     )))
 }
 
