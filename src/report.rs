@@ -9,6 +9,8 @@ use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::sync::Mutex;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::workers::lock;
 
 pub(crate) use progress::Progress;
@@ -63,15 +65,25 @@ impl Report {
         write_stderr(&format!("{erase}{prefix}{text}\n"));
     }
 
-    /// Draws `lines` where the last drawing stands; skipped while a log line is being written, so
-    /// that drawing never holds up the work.
+    /// Draws `lines` where the last drawing stands; skipped while a log line is being written, or
+    /// where nobody reads, so that drawing never holds up the work.
     fn draw(&self, lines: &[String]) {
-        if let Ok(mut drawn) = self.drawn.try_lock() {
+        if let Ok(mut drawn) = self.drawn.try_lock()
+            && stderr_has_room()
+        {
             let erase = progress::erase(*drawn);
             *drawn = lines.len();
             write_stderr(&format!("{erase}{}", lines.concat()));
         }
     }
+}
+
+/// Whether a drawing can be written at once. A pipe with room has a page, and a drawing is less.
+fn stderr_has_room() -> bool {
+    let stderr = io::stderr();
+    let mut watched = [PollFd::new(&stderr, PollFlags::OUT)];
+    // Where it cannot be told, it is written.
+    !matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
 }
 
 fn write_stderr(text: &str) {

@@ -536,6 +536,26 @@ fn a_destination_that_cannot_be_written_to_is_named() {
     }
 }
 
+/// A build whose log nobody reads any more goes on: only lines wait for a reader, bars never.
+#[test]
+fn progress_does_not_wait_for_a_reader() {
+    let registry = Registry::start();
+    let layers = (0..20).map(|n| layer().noise(&format!("data/{n}"), 20_000));
+    let image = image(layers).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    for layer in &image.layers {
+        let blob = format!("/v2/t/a/blobs/{}", layer.digest);
+        let slowly = Fault::Slowly(4000, Duration::from_millis(50));
+        registry.on("GET", &blob).then(slowly);
+    }
+    // The last line takes the rest of the one page that the pipe has room for.
+    let output = get(&registry, &digest, json!({}), json!({}))
+        .unread_stderr(4096)
+        .run();
+    output.succeeds();
+    assert_eq!(output.file("digest"), digest);
+}
+
 /// Whatever was under way, a run that is ended leaves no image, and the next one in the same
 /// directory makes what a first one makes.
 #[test]

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +39,7 @@ pub struct Program {
     destination: Option<PathBuf>,
     limit: Duration,
     unprivileged: bool,
+    unread: Option<usize>,
     registries: Vec<(Arc<Shared>, String)>,
     replacements: Vec<(String, String)>,
 }
@@ -75,6 +76,7 @@ impl Program {
             destination: None,
             limit: LIMIT,
             unprivileged: false,
+            unread: None,
             registries: Vec::new(),
             replacements: Vec::new(),
         }
@@ -169,6 +171,12 @@ impl Program {
         self
     }
 
+    /// stderr is a pipe of so many bytes, which nobody reads before the program has ended.
+    pub fn unread_stderr(mut self, bytes: usize) -> Program {
+        self.unread = Some(bytes);
+        self
+    }
+
     pub fn run(self) -> Output {
         self.start().wait()
     }
@@ -215,13 +223,21 @@ impl Program {
         // A program that fails early need not read its request: a broken pipe is fine.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = collect(child.stdout.take().unwrap());
-        let stderr = collect(child.stderr.take().unwrap());
+        let stderr = child.stderr.take().unwrap();
+        let (stderr, unread) = match self.unread {
+            Some(bytes) => {
+                rustix::pipe::fcntl_setpipe_size(&stderr, bytes).unwrap();
+                (None, Some(stderr))
+            }
+            None => (collect(stderr), None),
+        };
         let deadline = Instant::now() + self.limit;
         Running {
             program: self,
             child: Some(child),
             stdout,
             stderr,
+            unread,
             deadline,
         }
     }
@@ -243,6 +259,7 @@ pub struct Running {
     child: Option<Child>,
     stdout: Collector,
     stderr: Collector,
+    unread: Option<ChildStderr>,
     deadline: Instant,
 }
 
@@ -291,6 +308,9 @@ impl Running {
 
     fn finish(&mut self, too_late: bool) -> Output {
         let status = self.child.take().unwrap().wait().unwrap();
+        if let Some(stderr) = self.unread.take() {
+            self.stderr = collect(stderr);
+        }
         let text = |collector: &mut Collector| {
             let bytes = collector.take().unwrap().join().unwrap();
             String::from_utf8(bytes).unwrap_or_else(|error| {
