@@ -15,9 +15,6 @@ use crate::workers::lock;
 
 pub(crate) use progress::Progress;
 
-/// Bytes that a pipe which takes any takes at once (pipe(7), `PIPE_BUF`).
-const PIPE_BUF: usize = 4096;
-
 /// The log of one run.
 pub(crate) struct Report {
     debug: bool,
@@ -68,25 +65,25 @@ impl Report {
         write_stderr(&format!("{erase}{prefix}{text}\n"));
     }
 
-    /// Draws `lines` where the last drawing stands; skipped while a log line is being written, and
-    /// when nobody reads the log fast enough, so that drawing never holds up the work.
+    /// Draws `lines` where the last drawing stands; skipped while a log line is being written, or
+    /// where nobody reads, so that drawing never holds up the work.
     fn draw(&self, lines: &[String]) {
-        if let Ok(mut drawn) = self.drawn.try_lock() {
+        if let Ok(mut drawn) = self.drawn.try_lock()
+            && stderr_has_room()
+        {
             let erase = progress::erase(*drawn);
-            let drawing = format!("{erase}{}", lines.concat());
-            if drawing.len() <= PIPE_BUF && takes_more() {
-                *drawn = lines.len();
-                write_stderr(&drawing);
-            }
+            *drawn = lines.len();
+            write_stderr(&format!("{erase}{}", lines.concat()));
         }
     }
 }
 
-/// Whether stderr takes up to [`PIPE_BUF`] bytes without a wait.
-fn takes_more() -> bool {
+/// Whether a drawing can be written at once. A pipe with room has a page, and a drawing is less.
+fn stderr_has_room() -> bool {
     let stderr = io::stderr();
-    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
-    poll(&mut ready, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+    let mut watched = [PollFd::new(&stderr, PollFlags::OUT)];
+    // Where it cannot be told, it is written.
+    !matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
 }
 
 fn write_stderr(text: &str) {

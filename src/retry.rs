@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Again, Error, Result};
 use crate::report::Report;
-use crate::workers::lock;
+use crate::workers::{Stop, lock};
 
 /// Time as the program sees it, so that tests of retries take no seconds.
 pub(crate) trait Clock: Sync {
@@ -126,6 +126,9 @@ impl Patience {
     };
 }
 
+/// A wait that may have to end early is made of pieces of this length.
+const NAP: Duration = Duration::from_millis(200);
+
 /// The attempts at one thing.
 pub(crate) struct Attempts<'a> {
     clock: &'a dyn Clock,
@@ -137,6 +140,8 @@ pub(crate) struct Attempts<'a> {
     /// When the host stopped to answer at all.
     unreachable_since: Option<Duration>,
     tries: u32,
+    /// What ends a wait early.
+    stop: Option<&'a Stop>,
 }
 
 impl<'a> Attempts<'a> {
@@ -149,13 +154,29 @@ impl<'a> Attempts<'a> {
             began: now,
             unreachable_since: None,
             tries: 0,
+            stop: None,
         }
     }
 
+    /// The same, whose waits end with an error soon after another job has failed.
+    pub(crate) fn until(mut self, stop: &'a Stop) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
     /// Before an attempt: waits until the gate is open.
-    pub(crate) fn begin(&mut self, gate: &Gate) {
-        gate.pass(self.clock);
-        self.began = self.clock.elapsed();
+    ///
+    /// # Errors
+    /// Another job has failed meanwhile.
+    pub(crate) fn begin(&mut self, gate: &Gate) -> Result<()> {
+        loop {
+            let wait = gate.opens_in(self.clock);
+            if wait.is_zero() {
+                self.began = self.clock.elapsed();
+                return Ok(());
+            }
+            self.sleep(wait)?;
+        }
     }
 
     /// Bytes arrived: the count and the time start again.
@@ -198,9 +219,23 @@ impl<'a> Attempts<'a> {
         if matches!(error.can_try_again(), Again::Limited { .. }) {
             gate.close_for(self.clock, wait);
         }
-        self.clock.sleep(wait);
+        self.sleep(wait)?;
         self.began = self.clock.elapsed();
         Ok(())
+    }
+
+    fn sleep(&self, mut wait: Duration) -> Result<()> {
+        let Some(stop) = self.stop else {
+            self.clock.sleep(wait);
+            return Ok(());
+        };
+        while !wait.is_zero() {
+            stop.check()?;
+            let nap = wait.min(NAP);
+            self.clock.sleep(nap);
+            wait -= nap;
+        }
+        stop.check()
     }
 
     fn give_up(&self, error: Error, asked: Option<Duration>) -> Error {
@@ -243,16 +278,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Waits until the gate is open.
-    fn pass(&self, clock: &dyn Clock) {
-        loop {
-            let opens = *lock(&self.opens);
-            let now = clock.elapsed();
-            if now >= opens {
-                return;
-            }
-            clock.sleep(opens - now);
-        }
+    fn opens_in(&self, clock: &dyn Clock) -> Duration {
+        lock(&self.opens).saturating_sub(clock.elapsed())
     }
 
     fn close_for(&self, clock: &dyn Clock, wait: Duration) {
@@ -355,11 +382,11 @@ mod tests {
                 attempts.progress();
             }
             gate.close_for(&clock, Duration::from_secs(held_up));
-            attempts.begin(&gate);
+            attempts.begin(&gate).unwrap();
             let began = clock.elapsed();
             let mut tries = 0;
             loop {
-                attempts.begin(&gate);
+                attempts.begin(&gate).unwrap();
                 clock.sleep(Duration::from_secs(20));
                 tries += 1;
                 let error = Error::registry("no such host").again(Again::Unreachable);
@@ -374,11 +401,51 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_ends_when_another_job_has_failed() {
+        /// Another job fails in the middle of the second sleep.
+        struct Failing(SkippingClock, Stop);
+        impl Clock for Failing {
+            fn elapsed(&self) -> Duration {
+                self.0.elapsed()
+            }
+            fn now(&self) -> SystemTime {
+                self.0.now()
+            }
+            fn sleep(&self, duration: Duration) {
+                if self.elapsed() >= NAP {
+                    self.1.set();
+                }
+                self.0.sleep(duration);
+            }
+        }
+        let minute = Duration::from_secs(60);
+        let limited = Again::Limited {
+            after: Some(minute),
+        };
+        let report = Report::new(false);
+        for gated in [false, true] {
+            let clock = Failing(SkippingClock::start(), Stop::default());
+            let gate = Gate::default();
+            let mut attempts = Attempts::new(&clock, Patience::REGISTRY).until(&clock.1);
+            let waited = match gated {
+                true => {
+                    gate.close_for(&clock, minute);
+                    attempts.begin(&gate)
+                }
+                false => attempts.wait_after(Error::registry("429").again(limited), &gate, &report),
+            };
+            assert!(waited.is_err());
+            assert!(clock.elapsed() < Duration::from_secs(1));
+        }
+    }
+
+    #[test]
     fn a_closed_gate_holds_everybody() {
         let clock = SkippingClock::start();
         let gate = Gate::default();
         gate.close_for(&clock, Duration::from_secs(5));
-        gate.pass(&clock);
+        let mut attempts = Attempts::new(&clock, Patience::REGISTRY);
+        attempts.begin(&gate).unwrap();
         assert!(clock.elapsed() >= Duration::from_secs(5));
     }
 }

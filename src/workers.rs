@@ -4,16 +4,18 @@
 //! the error. No thread outlives the call that started it.
 
 mod ahead;
+mod stop;
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use crate::error::{Error, Result};
 
 pub(crate) use ahead::read_ahead;
+pub(crate) use stop::Stop;
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
 const MOST: usize = 64;
@@ -24,7 +26,7 @@ pub(crate) struct Workers(NonZeroUsize);
 
 /// What a running job can see of the others.
 pub(crate) struct Others {
-    failed: AtomicBool,
+    stop: Stop,
     /// Jobs that are not done, this one included.
     left: AtomicUsize,
     cores: usize,
@@ -33,15 +35,15 @@ pub(crate) struct Others {
 impl Others {
     fn new(jobs: usize) -> Self {
         Others {
-            failed: AtomicBool::new(false),
+            stop: Stop::default(),
             left: AtomicUsize::new(jobs),
             cores: cores(),
         }
     }
 
-    /// Whether one of them has failed: this job's work is in vain.
-    pub(crate) fn have_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+    /// Set when one of them has failed.
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// Whether there are fewer jobs left than processors.
@@ -77,8 +79,8 @@ impl Workers {
 
     /// Runs `job` for every item; `results[i]` belongs to `items[i]`.
     ///
-    /// After the first failure no new item is started, running jobs can see it
-    /// ([`Others::have_failed`]), and that failure is returned.
+    /// After the first failure no new item is started, running jobs can see it ([`Others::stop`]),
+    /// and that failure is returned.
     pub(crate) fn map<T, R>(
         self,
         items: &[T],
@@ -93,14 +95,14 @@ impl Workers {
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
         let work = || {
-            while !others.have_failed() {
+            while others.stop.check().is_ok() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(item) = items.get(at) else { return };
                 match job(item, &others) {
                     Ok(result) => lock(&done).push((at, result)),
                     Err(error) => {
                         lock(&failure).get_or_insert(error);
-                        others.failed.store(true, Ordering::Relaxed);
+                        others.stop.set();
                     }
                 }
                 others.left.fetch_sub(1, Ordering::Relaxed);

@@ -10,10 +10,14 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
 use common::{
-    Fault, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
+    Fault, Gate, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 fn get(registry: &Registry, digest: &str, source: Value, params: Value) -> Program {
@@ -153,6 +157,36 @@ fn labels_and_annotations_are_shown_where_the_source_asks_for_them() {
     }
 }
 
+/// A layout is of all platforms: that the step's own is not among them is no reason to fail.
+#[test]
+fn a_layout_without_the_platform_has_annotations_but_no_labels() {
+    let registry = Registry::start();
+    let other = image([layer().file("a", "b")])
+        .platform("linux/s390x")
+        .label("commit", "4e5c4ea")
+        .oci();
+    let index = index([("linux/s390x", other)])
+        .annotation("org.example.note", "y")
+        .oci();
+    let digest = registry.put_image("t/a", "1", &index);
+    let source = json!({
+        "label_regex": ".",
+        "annotation_regex": ".",
+        "platform": {"architecture": "amd64"},
+    });
+    let params = json!({"format": "oci-layout"});
+    let output = get(&registry, &digest, source, params).run();
+    let last = &output.succeeds()["metadata"][2];
+    assert_eq!(*last, json!({"name": "org.example.note", "value": "y"}));
+    assert!(
+        output
+            .messages()
+            .contains("warning: there are no labels to show: "),
+        "{}",
+        output.messages()
+    );
+}
+
 #[test]
 fn skipping_the_download_costs_no_request() {
     let registry = Registry::start();
@@ -258,7 +292,13 @@ fn what_oci_layout_fetches_a_put_pushes_with_the_same_digest() {
     ])
     .attested()
     .oci();
-    for image in [app(), all] {
+    let nested = index([
+        ("linux/s390x", child("linux/s390x")),
+        ("linux/amd64", all.clone()),
+        ("linux/arm64", index([("linux/arm64", all.clone())]).oci()),
+    ])
+    .oci();
+    for image in [app(), all, nested] {
         let registry = Registry::start();
         let digest = registry.put_image("t/a", "1", &image);
         let output = get(
@@ -407,72 +447,266 @@ fn an_artifact_is_named_by_its_type_and_fetched_as_a_layout() {
 fn what_an_earlier_try_left_is_replaced_and_a_strangers_files_stay() {
     let registry = Registry::start();
     let digest = put(&registry, &app());
-    let program = get(&registry, &digest, json!({}), json!({}));
-    for (name, text) in [
-        ("rootfs/stale", "x"),
-        (".layers/0/tree/stale", "x"),
-        ("digest", "sha256:old"),
-        ("metadata.json", "{}"),
-        ("notes.txt", "mine"),
-    ] {
-        let path = program.directory_argument().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+    let ours = ["digest", "repository", "tag"];
+    let formats: [(Value, &[&str]); 4] = [
+        (
+            json!({"format": "rootfs"}),
+            &["labels.json", "metadata.json", "rootfs"],
+        ),
+        (json!({"format": "oci"}), &["image.tar", "labels.json"]),
+        (json!({"format": "oci-layout"}), &["oci"]),
+        (json!({"skip_download": true}), &[]),
+    ];
+    for (params, expected) in formats {
+        let program = get(&registry, &digest, json!({}), params.clone());
+        for (name, text) in [
+            ("rootfs/stale", "x"),
+            (".layers/0/tree/stale", "x"),
+            (".image.tar.partial", "x"),
+            ("image.tar", "x"),
+            ("oci/index.json", "{}"),
+            ("oci/blobs/sha256/stale", "x"),
+            ("digest", "sha256:old"),
+            (".digest.partial", "sha2"),
+            ("labels.json", "{}"),
+            ("metadata.json", "{}"),
+            ("notes.txt", "mine"),
+        ] {
+            let path = program.directory_argument().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let output = program.run();
+        output.succeeds();
+        assert_eq!(output.file("digest"), digest);
+        assert_eq!(output.file("notes.txt"), "mine");
+        let mut expected = [expected, &ours, &["notes.txt"]].concat();
+        expected.sort_unstable();
+        assert_eq!(names(&output), expected, "{params}");
+        if expected.contains(&"rootfs") {
+            assert_tree(
+                output.destination().join("rootfs"),
+                [("etc/a", "three"), ("etc/b", "two")],
+            );
+        }
+        if expected.contains(&"oci") {
+            let stale = output.destination().join("oci/blobs/sha256/stale");
+            assert!(!stale.exists());
+        }
     }
-    let output = program.run();
+}
+
+#[test]
+fn a_destination_that_cannot_be_written_to_is_named() {
+    let registry = Registry::start();
+    let digest = put(&registry, &app());
+    let run = |format: &str, program: &dyn Fn(Program) -> Program| {
+        let params = json!({"format": format});
+        program(get(&registry, &digest, json!({}), params).showing(&digest, "DIGEST")).run()
+    };
+    for (format, line) in [
+        (
+            "rootfs",
+            "get: REGISTRY/t/a@DIGEST: destination `TMP/dest`: make directory `.layers`: \
+             permission denied",
+        ),
+        (
+            "oci",
+            "get: REGISTRY/t/a@DIGEST: create `TMP/dest/.image.tar.partial`: permission denied",
+        ),
+        (
+            "oci-layout",
+            "get: make directory `TMP/dest/oci`: permission denied",
+        ),
+    ] {
+        let closed = |program: Program| {
+            let mode = fs::Permissions::from_mode(0o555);
+            fs::set_permissions(program.directory_argument(), mode).unwrap();
+            program.unprivileged()
+        };
+        run(format, &closed).fails_with(line);
+        let file = |program: Program| {
+            let path = program.beside("file");
+            fs::write(&path, "mine").unwrap();
+            program.destination(path)
+        };
+        let output = run(format, &file);
+        output.fails_with("get: create `TMP/file`: file exists");
+        assert_eq!(fs::read_to_string(output.destination()).unwrap(), "mine");
+    }
+}
+
+/// A build whose log nobody reads any more goes on: only lines wait for a reader, bars never.
+#[test]
+fn progress_does_not_wait_for_a_reader() {
+    let registry = Registry::start();
+    let layers = (0..20).map(|n| layer().noise(&format!("data/{n}"), 20_000));
+    let image = image(layers).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    for layer in &image.layers {
+        let blob = format!("/v2/t/a/blobs/{}", layer.digest);
+        let slowly = Fault::Slowly(4000, Duration::from_millis(50));
+        registry.on("GET", &blob).then(slowly);
+    }
+    // The last line takes the rest of the one page that the pipe has room for.
+    let output = get(&registry, &digest, json!({}), json!({}))
+        .unread_stderr(4096)
+        .run();
     output.succeeds();
     assert_eq!(output.file("digest"), digest);
-    assert_eq!(output.file("notes.txt"), "mine");
-    assert_tree(
-        output.destination().join("rootfs"),
-        [("etc/a", "three"), ("etc/b", "two")],
-    );
-    assert!(!output.destination().join(".layers").exists());
 }
 
+/// Whatever was under way, a run that is ended leaves no image, and the next one in the same
+/// directory makes what a first one makes.
 #[test]
 fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
-    let registry = Registry::start();
-    let image = image([layer().file("a", "b"), layer().noise("data", 3_000_000)]).oci();
-    let digest = registry.put_image("t/a", "1", &image);
-    let blob = format!("/v2/t/a/blobs/{}", image.layers[1].digest);
-    registry.on("GET", &blob).then(Fault::StallAfter(1_000_000));
-    let running = get(&registry, &digest, json!({}), json!({})).start();
-    registry.wait_for("the layer that stalls", |requests| {
-        requests
-            .iter()
-            .any(|request| request.line().starts_with(&format!("GET {blob}")))
-    });
-    let output = running.kill();
-    for name in ["digest", "metadata.json"] {
-        assert!(!output.destination().join(name).exists(), "{name}");
+    // One worker takes them by size: the upper layer is asked for when the lower one is merged.
+    let image = image([
+        layer()
+            .dir("closed")
+            .mode(0)
+            .file("closed/file", "1")
+            .noise("data", 1_200_000),
+        layer()
+            .noise("data", 300_000)
+            .whiteout("closed/file")
+            .hardlink("closed/link", "data"),
+    ])
+    .oci();
+    let config = &image.config.as_ref().unwrap().digest;
+    let [lower, upper] = [0, 1].map(|at| format!("blobs/{}", image.layers[at].digest));
+    let points: [(String, &[u64]); 4] = [
+        (format!("manifests/{}", image.digest), &[0]),
+        (format!("blobs/{config}"), &[0]),
+        (lower, &[0, 1_100_000]),
+        (upper, &[0, 200_000]),
+    ];
+    let signals = [Signal::KILL, Signal::TERM, Signal::INT];
+    for format in ["rootfs", "oci", "oci-layout"] {
+        let registry = Registry::start();
+        let digest = registry.put_image("t/a", "1", &image);
+        let program = || {
+            get(&registry, &digest, json!({}), json!({"format": format}))
+                .env("REGISTRY_IMAGE_WORKERS", "1")
+                .unprivileged()
+        };
+        let clean = program().run();
+        clean.succeeds();
+        let expected = everything(clean.destination());
+        let points = points.iter().flat_map(|(path, stops)| {
+            let stops = stops.iter();
+            stops.map(move |stop| (format!("/v2/t/a/{path}"), *stop))
+        });
+        for ((path, stop), signal) in points.zip(signals.iter().cycle()) {
+            let at = format!("{format}, {signal:?} at byte {stop} of {path}");
+            registry.forget_requests();
+            registry.on("GET", &path).then(match stop {
+                0 => Fault::Stall,
+                bytes => Fault::StallAfter(bytes),
+            });
+            let running = program().start();
+            registry.wait_for(&at, |requests| {
+                let line = format!("GET {path}");
+                let mut lines = requests.iter().map(|request| request.line());
+                lines.any(|found| found.starts_with(&line))
+            });
+            let output = running.signal(*signal);
+            assert!(!output.status.success(), "{at}");
+            for name in ["digest", "metadata.json", "image.tar", "oci/index.json"] {
+                assert!(!output.destination().join(name).exists(), "{at}: {name}");
+            }
+            registry.release();
+            let again = program().destination(output.destination()).run();
+            again.succeeds();
+            assert_eq!(everything(again.destination()), expected, "{at}");
+        }
     }
-    registry.release();
-    let again = get(&registry, &digest, json!({}), json!({}))
-        .destination(output.destination())
-        .run();
-    again.succeeds();
-    assert_eq!(again.file("rootfs/a"), "b");
 }
 
-#[test]
-fn a_log_that_nobody_reads_holds_up_no_layer() {
-    let registry = Registry::start();
-    let image = image([layer().noise("a", 300_000), layer().noise("b", 300_000)]).oci();
-    let digest = registry.put_image("t/a", "1", &image);
-    let running = get(&registry, &digest, json!({}), json!({}))
-        .env("REGISTRY_IMAGE_WORKERS", "1")
-        .with_a_full_log()
-        .start();
-    // One worker: the second layer is asked for when the first is done, drawings and all.
-    registry.wait_for("both layers", |requests| {
-        let asked = |at: usize| {
-            let line = format!("GET /v2/t/a/blobs/{}", image.layers[at].digest);
-            requests.iter().any(|r| r.line().starts_with(&line))
-        };
-        asked(0) && asked(1)
+/// All that is in a directory, without the times that are the run's.
+fn everything(directory: &Path) -> Vec<String> {
+    let nodes = tree(directory);
+    let lines = nodes.iter().map(|node| match node.path.as_str() {
+        path if path.starts_with("rootfs") => node.full_line(),
+        _ => node.line(),
     });
-    running.read_log().wait().succeeds();
+    lines.collect()
+}
+
+/// The layer that fails is the one that the line names, and nobody waits for the others: neither
+/// for bytes that trickle nor for the end of a wait.
+#[test]
+fn a_layer_that_fails_for_good_stops_the_others() {
+    let image = image([
+        layer().file("small", "x"),
+        layer().noise("large", 10_000_000),
+    ])
+    .oci();
+    let [small, large] = [0, 1].map(|at| format!("/v2/t/a/blobs/{}", image.layers[at].digest));
+    for format in ["rootfs", "oci", "oci-layout"] {
+        let faults = [
+            Fault::Slowly(1000, Duration::from_millis(10)),
+            Fault::too_many(300),
+            Fault::unavailable(300),
+        ];
+        for fault in faults {
+            let registry = Registry::start();
+            let digest = registry.put_image("t/a", "1", &image);
+            // Both are under way; then the large one is slow or waits; then the small one fails.
+            let (both, gate) = (Gate::meeting(2), Gate::new());
+            registry
+                .on("GET", &large)
+                .then(Fault::Hold(both.clone()))
+                .and(fault);
+            registry
+                .on("GET", &small)
+                .then(Fault::Hold(both))
+                .and(Fault::Hold(gate.clone()))
+                .and(Fault::error(404, "BLOB_UNKNOWN", "gone"));
+            let running = get(&registry, &digest, json!({}), json!({"format": format}))
+                .env("REGISTRY_IMAGE_WORKERS", "4")
+                .real_clock()
+                .limit(Duration::from_secs(30))
+                .start();
+            registry.wait_for("an answer for the large layer", |requests| {
+                let mut lines = requests.iter().map(|request| request.line());
+                lines.any(|line| line.starts_with(&format!("GET {large} ")))
+            });
+            gate.open();
+            let output = running.wait();
+            output.fails();
+            let messages = output.messages();
+            let last = messages.lines().last().unwrap();
+            assert!(
+                last.ends_with("404 Not Found: BLOB_UNKNOWN: gone"),
+                "{format}: {last}"
+            );
+        }
+    }
+}
+
+/// What a reader says is no word about a digest.
+#[test]
+fn a_connection_that_breaks_behind_the_tar_is_named_as_such() {
+    let registry = Registry::start();
+    let long = layer().file("a", "b").end([0; 100_000]).plain();
+    let image = image([long]).oci();
+    let digest = put(&registry, &image);
+    let layer = &image.layers[0].digest;
+    let blob = format!("/v2/t/a/blobs/{layer}");
+    registry.on("GET", &blob).then(Fault::ResetAfter(50_000));
+    let denied = Fault::error(403, "DENIED", "no more");
+    registry.on("GET", &blob).nth(2).then(denied);
+    get(&registry, &digest, json!({}), json!({}))
+        .showing(&digest, "DIGEST")
+        .showing(layer, "LAYER")
+        .showing(&layer[..19], "LAYER")
+        .run()
+        .fails_ending_with(
+            "get: REGISTRY/t/a@DIGEST: layer 1 of 1 (LAYER…): read LAYER… at byte 50000 of 101024: \
+             GET http://REGISTRY/v2/t/a/blobs/LAYER: 403 Forbidden: DENIED: no more; \
+             set `source.username` and `source.password`",
+        );
 }
 
 #[test]

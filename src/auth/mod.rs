@@ -166,7 +166,7 @@ fn patiently<T>(
     let mut attempts = Attempts::new(context.clock, patience);
     let gate = Gate::default();
     loop {
-        attempts.begin(&gate);
+        attempts.begin(&gate)?;
         match attempt() {
             Ok(answer) => return Ok(answer),
             Err(error) => attempts

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use regex_lite::Regex;
 
@@ -17,6 +17,7 @@ use crate::pull;
 use crate::registry::{Image, Remote};
 use crate::request::{Format, GetRequest, Metadata, Produced, Source, produced};
 use crate::rootfs::Rootfs;
+use crate::store::{ImageTar, LayoutWriter};
 
 /// What a step leaves in its directory besides the image. `metadata.json` and `digest` come last:
 /// a directory without them is no image.
@@ -25,6 +26,10 @@ const RUN_METADATA: &str = "metadata.json";
 const REPOSITORY: &str = "repository";
 const TAG: &str = "tag";
 const DIGEST: &str = "digest";
+
+/// What the formats other than `rootfs` make there.
+const IMAGE_TAR: &str = "image.tar";
+const LAYOUT: &str = "oci";
 
 pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
     let request = GetRequest::parse(call.request)?;
@@ -97,12 +102,24 @@ impl Get<'_> {
         }
         let fetched = remote.manifest(&self.request.digest)?;
         if params.format == Format::OciLayout && !params.skip_download {
-            pull::layout(self.context, remote, &fetched, &self.dest.join("oci"))?;
+            pull::layout(self.context, remote, &fetched, &self.dest.join(LAYOUT))?;
             if !described {
                 return Ok(Shown::default());
             }
         }
-        let image = remote.image(&fetched, &params.platform)?;
+        let image = match remote.image(&fetched, &params.platform) {
+            // A layout has all platforms, and needs none for itself.
+            Err(error) if params.format == Format::OciLayout && error.kind() == Kind::Config => {
+                self.context
+                    .report
+                    .warn(format!("there are no labels to show: {error}"));
+                return Ok(Shown {
+                    config: None,
+                    annotations: fetched.document.annotations().clone(),
+                });
+            }
+            image => image?,
+        };
         let mut annotations = fetched.document.annotations().clone();
         annotations.extend(image.manifest.annotations.clone());
         let whole = params.skip_download || params.format == Format::OciLayout;
@@ -156,7 +173,7 @@ impl Get<'_> {
         };
         let names: Vec<(&Repository, &Tag)> =
             tag.iter().map(|tag| (self.repository, tag)).collect();
-        let path = self.dest.join("image.tar");
+        let path = self.dest.join(IMAGE_TAR);
         pull::image_tar(self.context, remote, image, &path, &names)
     }
 
@@ -171,23 +188,39 @@ impl Get<'_> {
         }
     }
 
-    /// Removes what an earlier try left; files of others stay.
+    /// Removes what an earlier try left, whatever its format was; files of others stay.
     fn clear(&self) -> Result<()> {
         fs::create_dir_all(self.dest).doing(|| format!("create `{}`", self.dest.display()))?;
+        self.clear_files()?;
+        Rootfs::remove_old(self.dest)?;
+        ImageTar::remove_old(&self.dest.join(IMAGE_TAR))?;
+        LayoutWriter::remove_old(&self.dest.join(LAYOUT))
+    }
+
+    /// Removes the files beside the image, those first without which it is none.
+    fn clear_files(&self) -> Result<()> {
         for name in [DIGEST, RUN_METADATA, LABELS, TAG, REPOSITORY] {
-            let path = self.dest.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).doing(|| format!("remove `{}`", path.display()));
+            for path in [self.dest.join(name), self.unfinished(name)] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error).doing(|| format!("remove `{}`", path.display()));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
         Ok(())
     }
 
-    /// Writes the files beside the image.
+    /// Writes the files beside the image: all of them or, as far as possible, none.
     fn leave(&self, shown: &Shown, tag: Option<&str>) -> Result<()> {
+        self.write_files(shown, tag).inspect_err(|_| {
+            // The step has failed already, and says why.
+            let _ = self.clear_files();
+        })
+    }
+
+    fn write_files(&self, shown: &Shown, tag: Option<&str>) -> Result<()> {
         let params = &self.request.params;
         if let Some(config) = &shown.config
             && !params.skip_download
@@ -204,13 +237,23 @@ impl Get<'_> {
         self.write(DIGEST, &self.request.digest.to_string())
     }
 
+    /// A file has its name when it is whole.
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.dest.join(name);
+        let (unfinished, path) = (self.unfinished(name), self.dest.join(name));
         let mut options = fs::OpenOptions::new();
         // The umask may be 0 by now: modes of a rootfs come from its image.
-        let file = options.write(true).create_new(true).mode(0o644).open(&path);
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&unfinished);
         file.and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| fs::rename(&unfinished, &path))
             .doing(|| format!("write `{}`", path.display()))
+    }
+
+    fn unfinished(&self, name: &str) -> PathBuf {
+        self.dest.join(format!(".{name}.partial"))
     }
 }
 

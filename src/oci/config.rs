@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 /// The part of an image config that this program reads.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct ImageConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     architecture: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     os: String,
     #[serde(default)]
     variant: Option<String>,
@@ -106,6 +106,7 @@ mod tests {
         for config in [
             "{}",
             r#"{"config":null,"rootfs":null}"#,
+            r#"{"architecture":null,"os":null,"variant":null,"created":null}"#,
             r#"{"architecture":"amd64","os":"linux","config":{"Cmd":null,"User":null,"Labels":null}}"#,
         ] {
             assert_eq!(

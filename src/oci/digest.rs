@@ -211,20 +211,28 @@ impl<R: Read> Checked<R> {
         }
     }
 
-    /// Reads what is left, then compares size and digest.
+    /// Reads what is left.
     ///
     /// # Errors
-    /// [`Kind::Hostile`] when either differs; what the reader below says when it fails.
-    pub(crate) fn finish(mut self) -> Result<Verified> {
+    /// What the reader below says when it fails; [`Kind::Hostile`] when there is too much.
+    pub(crate) fn drain(&mut self) -> Result<()> {
         let mut rest = [0; 16 * 1024];
         loop {
             match self.read(&mut rest) {
-                Ok(0) => break,
+                Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::io(Kind::Local, error)),
             }
         }
+    }
+
+    /// Reads what is left, then compares size and digest.
+    ///
+    /// # Errors
+    /// [`Kind::Hostile`] when either differs; what the reader below says when it fails.
+    pub(crate) fn finish(mut self) -> Result<Verified> {
+        self.drain()?;
         if let Some(size) = self.size
             && self.read != size
         {

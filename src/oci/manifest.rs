@@ -115,6 +115,7 @@ pub(crate) struct Manifest {
     )]
     artifact_type: Option<String>,
     pub(crate) config: Descriptor,
+    #[serde(deserialize_with = "or_null")]
     pub(crate) layers: Vec<Descriptor>,
     #[serde(
         default,
@@ -142,6 +143,7 @@ impl Manifest {
 /// Images for several platforms, or anything else that belongs together.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Index {
+    #[serde(deserialize_with = "or_null")]
     pub(crate) manifests: Vec<Descriptor>,
     #[serde(default, deserialize_with = "or_null")]
     pub(crate) annotations: BTreeMap<String, String>,
@@ -209,9 +211,9 @@ impl Document {
             #[serde(rename = "mediaType", default)]
             media_type: Option<String>,
             #[serde(default)]
-            manifests: Option<serde::de::IgnoredAny>,
+            manifests: Member,
             #[serde(default)]
-            layers: Option<serde::de::IgnoredAny>,
+            layers: Member,
             #[serde(rename = "fsLayers", default)]
             fs_layers: Option<serde::de::IgnoredAny>,
         }
@@ -240,25 +242,26 @@ impl Document {
             true => content_type.as_str(),
             false => inside,
         };
-        let document = match (shape.manifests.is_some(), shape.layers.is_some()) {
-            (true, true) => {
+        let document = match (shape.manifests, shape.layers) {
+            (Member::Given, Member::Given) => {
                 return Err(Error::hostile(
                     "the manifest has both `manifests` and `layers`: it is neither an index nor an image",
                 ));
             }
-            (true, false) => {
+            // A `null` counts where nothing is given: an image without layers.
+            (Member::Given, _) | (Member::Null, Member::Absent) => {
                 if matches!(said, OCI_MANIFEST | DOCKER_MANIFEST) {
                     return Err(contradiction(said, "manifests"));
                 }
                 Document::Index(from_slice(bytes)?)
             }
-            (false, true) => {
+            (_, Member::Given) | (Member::Absent, Member::Null) => {
                 if matches!(said, OCI_INDEX | DOCKER_LIST) {
                     return Err(contradiction(said, "layers"));
                 }
                 Document::Image(Box::new(from_slice(bytes)?))
             }
-            (false, false) => {
+            _ => {
                 return Err(Error::registry(match said.is_empty() {
                     true => "the document is neither an image manifest nor an index".to_owned(),
                     false => format!("`{said}` is neither an image manifest nor an index"),
@@ -296,6 +299,24 @@ impl fmt::Display for Document {
             Document::Image(_) => "image manifest",
             Document::Index(_) => "index",
         })
+    }
+}
+
+/// A member of a document, of which only that it is there matters.
+#[derive(Default)]
+enum Member {
+    #[default]
+    Absent,
+    Null,
+    Given,
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        let value = Option::<serde::de::IgnoredAny>::deserialize(deserializer)?;
+        Ok(value.map_or(Member::Null, |_| Member::Given))
     }
 }
 
@@ -386,6 +407,34 @@ mod tests {
             (image(""), OCI_INDEX, "the manifest says it is"),
             (index(""), DOCKER_MANIFEST, "the manifest says it is"),
             (index(r#","layers":[]"#), "", "the manifest has both"),
+            (index(r#","layers":null"#), "", "index"),
+            (
+                index("").replace(
+                    r#""size":0"#,
+                    r#""size":0,"platform":{"architecture":null,"os":null}"#,
+                ),
+                OCI_INDEX,
+                "index",
+            ),
+            (image(r#","manifests":null"#), "", "image manifest"),
+            (
+                format!(
+                    r#"{{"schemaVersion":2,"config":{},"layers":null}}"#,
+                    descriptor("")
+                ),
+                OCI_MANIFEST,
+                "image manifest",
+            ),
+            (
+                r#"{"schemaVersion":2,"manifests":null}"#.to_owned(),
+                OCI_INDEX,
+                "index",
+            ),
+            (
+                r#"{"manifests":null,"layers":null}"#.to_owned(),
+                "",
+                "the document is neither",
+            ),
             (
                 r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(),
                 "application/vnd.docker.distribution.manifest.v1+prettyjws",

@@ -13,6 +13,7 @@ use crate::oci::reference::{Repository, Tag};
 use crate::registry::{DEPTH_LIMIT, Fetched, Image, Remote};
 use crate::report::Progress;
 use crate::store::{BlobWriter, ImageTar, LayoutWriter, Stored};
+use crate::workers::Stop;
 
 /// Documents of one index, nested ones included; each costs a request.
 const DOCUMENTS_LIMIT: usize = 20_000;
@@ -63,7 +64,8 @@ pub(crate) fn layout(
             }
         }
     }));
-    fetch(context, remote, &blobs, |blob| writer.blob(blob))?;
+    fetch(context, remote, &blobs, |blob| writer.blob(blob))
+        .doing(|| remote.repository().to_string())?;
     for fetched in &documents {
         writer.document(&stored(fetched))?;
     }
@@ -92,7 +94,8 @@ fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Resu
         }
         if all.len() + entries.len() > DOCUMENTS_LIMIT {
             return Err(Error::hostile(format!(
-                "the index has more than {DOCUMENTS_LIMIT} manifests below it"
+                "{}: the index has more than {DOCUMENTS_LIMIT} manifests below it",
+                remote.repository()
             )));
         }
         level = context
@@ -101,7 +104,8 @@ fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Resu
         all.extend(level.iter().cloned());
     }
     Err(Error::hostile(format!(
-        "indexes lead to indexes, {DEPTH_LIMIT} levels deep"
+        "{}: indexes lead to indexes, {DEPTH_LIMIT} levels deep",
+        remote.repository()
     )))
 }
 
@@ -117,8 +121,8 @@ fn fetch<'w>(
     // The largest first: the others fill the time that it takes.
     let mut jobs: Vec<(usize, &Descriptor)> = blobs.iter().copied().enumerate().collect();
     jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size));
-    context.workers.map(&jobs, |(at, blob), _| {
-        let once = || fetch_one(remote, blob, *at, &progress, open(blob)?);
+    context.workers.map(&jobs, |(at, blob), others| {
+        let once = || fetch_one(remote, blob, *at, &progress, open(blob)?, others.stop());
         match once() {
             // Bytes that are not the ones asked for may be a fault on the way.
             Err(error) if error.kind() == Kind::Hostile => {
@@ -131,7 +135,7 @@ fn fetch<'w>(
             }
             outcome => outcome,
         }
-        .doing(|| format!("{}: fetch {}", remote.repository(), blob.digest))
+        .doing(|| format!("fetch {}", blob.digest))
     })?;
     progress.finish("fetched");
     Ok(())
@@ -143,9 +147,10 @@ fn fetch_one(
     at: usize,
     progress: &Progress<'_>,
     mut writer: BlobWriter<'_>,
+    stop: &Stop,
 ) -> Result<()> {
-    let blob_reader = remote.open(blob)?;
-    let reader = progress.counting(at, blob_reader);
+    let blob_reader = remote.open(blob, stop)?;
+    let reader = progress.counting(at, stop.watch(blob_reader));
     let mut checked = Checked::new(reader, &blob.digest, Some(blob.size));
     let mut block = vec![0; BLOCK];
     loop {

@@ -34,6 +34,7 @@ pub(crate) fn rootfs(
     rootfs: Rootfs<'_>,
 ) -> Result<()> {
     if manifest.layers.len() != diff_ids.len() {
+        rootfs.discard();
         return Err(Error::hostile(format!(
             "the manifest has {} layers, but the config has the diff_ids of {}",
             manifest.layers.len(),
@@ -142,14 +143,17 @@ impl Pull<'_, '_> {
         layer: &Layer<'_>,
         others: &Others,
     ) -> std::result::Result<Complete, Failure> {
-        let blob_reader = self.remote.open(layer.blob).map_err(Failure::Final)?;
-        let reader = self.progress.counting(layer.at, blob_reader);
+        let stop = others.stop();
+        let blob_reader = self.remote.open(layer.blob, stop).map_err(Failure::Final)?;
+        let reader = self.progress.counting(layer.at, stop.watch(blob_reader));
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
-        let rootfs = self.merger.rootfs();
         // A second thread for a layer only where a processor would have nothing to do.
         let helps = || layer.blob.size >= SPLIT_FROM && others.leave_a_core_idle();
-        let unpacked = archive::decode(&mut blob)
-            .and_then(|plain| read_ahead(plain, helps, |plain| unpack(rootfs, layer, plain)));
+        let unpacked = archive::decode(&mut blob).and_then(|plain| {
+            read_ahead(plain, helps, |plain| {
+                unpack(self.merger.rootfs(), layer, stop.watch(plain))
+            })
+        });
         match unpacked {
             Ok((tree, plain)) => match blob.finish() {
                 Ok(blob) => Ok(Complete {
@@ -181,10 +185,12 @@ fn wrong_or_final(error: Error) -> Failure {
 fn unpack(
     rootfs: &Rootfs<'_>,
     layer: &Layer<'_>,
-    plain: &mut dyn BufRead,
+    plain: impl BufRead,
 ) -> Result<(Unpacked, Verified)> {
     let mut plain = Checked::new(plain, layer.diff_id, None);
     let tree = rootfs.unpack(layer.at, &mut plain)?;
+    // An error of the reader is no word about the digest.
+    plain.drain()?;
     let plain = plain.finish().doing(|| "diff_id")?;
     Ok((tree, plain))
 }

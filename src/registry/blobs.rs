@@ -7,6 +7,7 @@ use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{BodyReader, Reach, Request, Response, Url};
 use crate::oci::manifest::Descriptor;
 use crate::retry::Attempts;
+use crate::workers::Stop;
 
 /// The bytes of one blob, not yet believed: whoever reads wraps it in
 /// [`crate::oci::digest::Checked`].
@@ -56,21 +57,26 @@ impl<'a> Remote<'a> {
     }
 
     /// Opens a blob. A foreign layer (with `urls`) that the registry does not have is fetched
-    /// from its URLs: without credentials, and from public addresses only.
-    pub(crate) fn open<'r>(&'r self, descriptor: &Descriptor) -> Result<BlobReader<'r, 'a>> {
-        let mut failure =
-            match self.open_at(Source::Registry(self.blob_url(descriptor)?), descriptor) {
-                Ok(reader) => return Ok(reader),
-                Err(error) if error.is_missing() && !descriptor.urls.is_empty() => error,
-                Err(error) => return Err(error),
-            };
+    /// from its URLs: without credentials, and from public addresses only. Waits between tries end
+    /// soon after `stop` is set.
+    pub(crate) fn open<'r>(
+        &'r self,
+        descriptor: &Descriptor,
+        stop: &'r Stop,
+    ) -> Result<BlobReader<'r, 'a>> {
+        let registry = Source::Registry(self.blob_url(descriptor)?);
+        let mut failure = match self.open_at(registry, descriptor, stop) {
+            Ok(reader) => return Ok(reader),
+            Err(error) if error.is_missing() && !descriptor.urls.is_empty() => error,
+            Err(error) => return Err(error),
+        };
         for url in &descriptor.urls {
             let opened = Url::parse(url).and_then(|url| {
                 self.report().info(format!(
                     "fetching the foreign layer {} from {url}",
                     descriptor.digest
                 ));
-                self.open_at(Source::Foreign(url), descriptor)
+                self.open_at(Source::Foreign(url), descriptor, stop)
             });
             match opened {
                 Ok(reader) => return Ok(reader),
@@ -84,6 +90,7 @@ impl<'a> Remote<'a> {
         &'r self,
         source: Source,
         descriptor: &Descriptor,
+        stop: &'r Stop,
     ) -> Result<BlobReader<'r, 'a>> {
         let mut reader = BlobReader {
             remote: self,
@@ -92,7 +99,7 @@ impl<'a> Remote<'a> {
             source,
             body: None,
             at: 0,
-            attempts: self.attempts(),
+            attempts: self.attempts().until(stop),
         };
         reader.connect()?;
         Ok(reader)
@@ -108,7 +115,7 @@ impl BlobReader<'_, '_> {
     /// cannot.
     fn connect(&mut self) -> Result<()> {
         loop {
-            self.attempts.begin(&self.remote.gate);
+            self.attempts.begin(&self.remote.gate)?;
             match self.connect_once() {
                 Ok(body) => {
                     self.body = Some(body);
@@ -281,6 +288,7 @@ impl Remote<'_> {
     /// More than `limit` bytes announced; bytes that are not the ones asked for, also at a second
     /// try.
     pub(crate) fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        let alone = Stop::default();
         let fetch = || {
             if descriptor.size > limit {
                 return Err(Error::hostile(format!(
@@ -289,7 +297,7 @@ impl Remote<'_> {
                 )));
             }
             let mut bytes = Vec::new();
-            let mut reader = self.open(descriptor)?.take(descriptor.size + 1);
+            let mut reader = self.open(descriptor, &alone)?.take(descriptor.size + 1);
             reader
                 .read_to_end(&mut bytes)
                 .map_err(|error| Error::io(Kind::Network, error))?;

@@ -122,7 +122,7 @@ impl<'a> Remote<'a> {
     fn until_answered<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let mut attempts = self.attempts();
         loop {
-            attempts.begin(&self.gate);
+            attempts.begin(&self.gate)?;
             match attempt() {
                 Ok(answer) => return Ok(answer),
                 Err(error) => attempts.wait_after(error, &self.gate, self.report())?,

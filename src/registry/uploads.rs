@@ -62,7 +62,7 @@ impl Remote<'_> {
         let mut renewals = 0;
         let mut length = None;
         loop {
-            attempts.begin(&self.gate);
+            attempts.begin(&self.gate)?;
             let mut upload = Upload {
                 remote: self,
                 sent: 0,

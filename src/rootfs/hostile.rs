@@ -128,7 +128,7 @@ fn a_hard_link_never_leads_out() {
     }
     let error = run(|canary| vec![layer().link("l", &format!("{canary}/file"))]).unwrap_err();
     assert!(
-        error.to_string().contains("which is in no layer"),
+        error.to_string().contains("which is no file of any layer"),
         "{error}"
     );
     for own in [true, false] {
@@ -142,7 +142,7 @@ fn a_hard_link_never_leads_out() {
         })
         .unwrap_err();
         assert!(
-            error.to_string().contains("which is in no layer"),
+            error.to_string().contains("which is no file of any layer"),
             "{error}"
         );
     }

@@ -160,7 +160,10 @@ impl<'a> Keeper<'a> {
         for (name, value) in entry.xattrs() {
             if self.keeps(name) {
                 let set = fsetxattr(fd, name, value, XattrFlags::empty());
-                self.xattr_result(set, name, at)?;
+                // "no space left", says ext4 of one that is too large for it.
+                self.xattr_result(set, name, at).map_err(|error| {
+                    error.noting(format!("the attribute has {} bytes", value.len()))
+                })?;
             }
         }
         Ok(())

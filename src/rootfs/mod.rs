@@ -29,10 +29,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, futimens, open};
+use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, fstatvfs, futimens, open};
 use rustix::process::{getegid, geteuid, umask};
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::digest::Verified;
 use crate::report::Report;
 use merge::Merge;
@@ -70,15 +70,13 @@ impl<'a> Rootfs<'a> {
     pub(crate) fn create(destination: &Path, report: &'a Report) -> Result<Self> {
         let shown = destination.display();
         fs::create_dir_all(destination).doing(|| format!("make destination `{shown}`"))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let destination = open(destination, flags, Mode::empty())
-            .map_err(std::io::Error::from)
-            .doing(|| format!("open destination `{shown}`"))?;
+        Self::start(open_destination(destination)?, report)
+            .doing(|| format!("destination `{shown}`"))
+    }
+
+    fn start(destination: OwnedFd, report: &'a Report) -> Result<Self> {
         umask(Mode::empty());
-        for name in [ROOTFS, LAYERS] {
-            remove::remove(&destination, name.as_bytes())
-                .map_err(|error| failed(error, "remove", name.as_bytes()))?;
-        }
+        remove_old(&destination)?;
         let layers = fresh(&destination, LAYERS)?;
         let root = fresh(&destination, ROOTFS)?;
         // 0755, root's and of 1970, unless a layer says otherwise.
@@ -91,6 +89,12 @@ impl<'a> Rootfs<'a> {
             root,
             keeper: Keeper::new(report),
         })
+    }
+
+    /// Removes what an earlier try left in the directory `destination`, which is there.
+    pub(crate) fn remove_old(destination: &Path) -> Result<()> {
+        remove_old(&open_destination(destination)?)
+            .doing(|| format!("destination `{}`", destination.display()))
     }
 
     /// Unpacks layer `number`, a tar stream, into a fresh tree of its own; what an earlier attempt
@@ -108,7 +112,8 @@ impl<'a> Rootfs<'a> {
         let layer = open_directory(&self.layers, &name)?;
         make_directory(&layer, TREE)?;
         let tree = open_directory(&layer, TREE)?;
-        let summary = Unpack::new(layer.as_fd(), tree, &self.keeper).run(tar)?;
+        let summary = Unpack::new(layer.as_fd(), tree, &self.keeper).run(tar);
+        let summary = summary.map_err(|error| self.explain(error))?;
         Ok(Unpacked { number, summary })
     }
 
@@ -126,9 +131,24 @@ impl<'a> Rootfs<'a> {
         let name = layer.number.to_string();
         let directory = open_directory(&self.layers, &name)?;
         let root = Tree::new(duplicate(self.root.as_fd())?);
-        Merge::new(root, directory, layer.summary, &self.keeper)?.run()?;
+        let merge = Merge::new(root, directory, layer.summary, &self.keeper)?;
+        merge.run().map_err(|error| self.explain(error))?;
         remove::remove(&self.layers, name.as_bytes())
             .map_err(|error| failed(error, "remove", name.as_bytes()))
+    }
+
+    /// A full filesystem has no space left, says the system, also where it has no inodes left.
+    #[cold]
+    fn explain(&self, error: Error) -> Error {
+        match fstatvfs(&self.destination) {
+            Ok(stat) if error.kind() == Kind::Local && stat.f_files > 0 && stat.f_favail == 0 => {
+                let files = stat.f_files;
+                error.noting(format!(
+                    "the filesystem holds {files} files and has no inodes left"
+                ))
+            }
+            _ => error,
+        }
     }
 
     /// Removes what was needed beside the rootfs. Directories have their times already: a merge
@@ -145,6 +165,21 @@ impl<'a> Rootfs<'a> {
             let _ = remove::remove(&self.destination, name.as_bytes());
         }
     }
+}
+
+fn open_destination(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty())
+        .map_err(std::io::Error::from)
+        .doing(|| format!("open destination `{}`", path.display()))
+}
+
+fn remove_old(destination: &OwnedFd) -> Result<()> {
+    for name in [ROOTFS, LAYERS] {
+        remove::remove(destination, name.as_bytes())
+            .map_err(|error| failed(error, "remove", name.as_bytes()))?;
+    }
+    Ok(())
 }
 
 /// Makes a directory that hands nothing on to what is made in it: neither a group (set-group-id of

@@ -11,6 +11,7 @@ use rustix::fs::{mkdirat, mknodat, openat, readlinkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::tree::failed;
+use crate::archive::shown;
 use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
 
@@ -43,7 +44,7 @@ impl List {
         file.write_all(&[what])
             .and_then(|()| file.write_all(&length.to_le_bytes()))
             .and_then(|()| file.write_all(place))
-            .doing(|| format!("write list `{}`", self.name))
+            .doing(|| format!("note {} in list `{}`", shown(place), self.name))
     }
 
     pub(super) fn finish(self) -> Result<()> {
@@ -208,7 +209,8 @@ impl Links {
             tv_sec: number,
             tv_nsec: 0,
         };
-        write_note(directory, &number.to_string(), target)?;
+        write_note(directory, &number.to_string(), target)
+            .doing(|| format!("link {}", shown(place)))?;
         mknodat(&parent, name, FileType::Socket, Mode::RUSR, 0)
             .and_then(|()| {
                 let times = super::tree::times(mtime);

@@ -338,10 +338,18 @@ impl Tree {
         if let Some(slot) = self.find(b"") {
             return Ok(slot);
         }
-        let opened = openat(&self.root, ".", OPEN_DIRECTORY, Mode::empty())
-            .and_then(|fd| Ok((fstat(&fd)?, fd)));
-        let (stat, fd) = opened.map_err(|error| failed(error, "open", b"/"))?;
-        self.insert(Vec::new(), fd, &stat)
+        let wrong = |error| failed(error, "open", b"/");
+        let stat = fstat(&self.root).map_err(wrong)?;
+        let open = || openat(&self.root, ".", OPEN_DIRECTORY, Mode::empty());
+        let fd = match open() {
+            // An image may close its root to its owner, as any other directory.
+            Err(Errno::ACCESS) => {
+                let loose = Mode::from_raw_mode(stat.st_mode) | Mode::RWXU;
+                fchmod(&self.root, loose).and_then(|()| open())
+            }
+            opened => opened,
+        };
+        self.insert(Vec::new(), fd.map_err(wrong)?, &stat)
     }
 
     fn find(&mut self, place: &[u8]) -> Option<Slot> {

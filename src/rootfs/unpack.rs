@@ -388,6 +388,7 @@ struct New<'e> {
 /// Writes the data of a file, with its holes as holes.
 fn write<R: BufRead>(fd: &OwnedFd, new: &New<'_>, data: &mut Data<R>) -> Result<()> {
     let wrong = |error| failed(error, "write", new.place);
+    let mut written = 0;
     let Some(extents) = new.entry.extents() else {
         if new.entry.size >= FALLOCATE_FROM {
             // Only for speed: where it fails, writing says why, or works.
@@ -401,10 +402,13 @@ fn write<R: BufRead>(fd: &OwnedFd, new: &New<'_>, data: &mut Data<R>) -> Result<
             if block.is_empty() {
                 return Ok(());
             }
-            let n = retrying(|| rustix::io::write(fd, block)).map_err(wrong)?;
+            let n = retrying(|| rustix::io::write(fd, block))
+                .map_err(|error| full(error, wrong(error), written, new.entry.size))?;
             data.consume(n);
+            written += n as u64;
         }
     };
+    let stored = extents.iter().map(|extent| extent.length).sum();
     for extent in extents {
         let mut at = extent.offset;
         let end = extent.offset.saturating_add(extent.length);
@@ -414,12 +418,25 @@ fn write<R: BufRead>(fd: &OwnedFd, new: &New<'_>, data: &mut Data<R>) -> Result<
                 .doing(|| format!("unpack {}", shown(new.place)))?;
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let block = block.get(..left.min(block.len())).unwrap_or_default();
-            let n = retrying(|| rustix::io::pwrite(fd, block, at)).map_err(wrong)?;
+            let n = retrying(|| rustix::io::pwrite(fd, block, at))
+                .map_err(|error| full(error, wrong(error), written, stored))?;
             data.consume(n);
+            written += n as u64;
             at += n as u64;
         }
     }
     ftruncate(fd, new.entry.size).map_err(wrong)
+}
+
+/// Where the disk is full: how much was needed.
+#[cold]
+fn full(errno: Errno, error: Error, written: u64, size: u64) -> Error {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => {
+            error.noting(format!("{written} of its {size} bytes found room"))
+        }
+        _ => error,
+    }
 }
 
 fn retrying<T>(

@@ -79,16 +79,8 @@ impl ImageTar {
         }
         plan.end()?;
 
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-        let unproven = path.with_file_name(format!(".{file_name}.partial"));
-        for old in [path, unproven.as_path()] {
-            match fs::remove_file(old) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).doing(|| format!("remove `{}`", old.display()));
-                }
-                _ => {}
-            }
-        }
+        Self::remove_old(path)?;
+        let unproven = unproven(path);
         let tar = ImageTar {
             path: path.to_owned(),
             file: Arc::new(create(&unproven)?),
@@ -113,6 +105,19 @@ impl ImageTar {
         Ok(tar)
     }
 
+    /// Removes what an earlier try left.
+    pub(crate) fn remove_old(path: &Path) -> Result<()> {
+        for old in [path, unproven(path).as_path()] {
+            match fs::remove_file(old) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).doing(|| format!("remove `{}`", old.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// A place for the bytes of the config or a layer.
     ///
     /// # Errors
@@ -123,6 +128,7 @@ impl ImageTar {
             *place.ok_or_else(|| Error::local(format!("{digest} is not in the image")))?;
         Ok(BlobWriter {
             file: Arc::clone(&self.file),
+            path: self.unproven.clone(),
             start,
             written: 0,
             size,
@@ -156,6 +162,12 @@ impl Drop for ImageTar {
             let _ = fs::remove_file(&self.unproven);
         }
     }
+}
+
+/// What a tarball is called until it is whole.
+fn unproven(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.partial"))
 }
 
 /// The manifest, its config and its layers, each once.

@@ -28,7 +28,7 @@ pub(crate) struct LayoutWriter {
 impl LayoutWriter {
     /// Starts a layout at `directory`, in the place of whatever is there.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
-        remove(directory).doing(|| format!("remove `{}`", directory.display()))?;
+        Self::remove_old(directory)?;
         make_directory(directory)?;
         let layout = LayoutWriter {
             directory: directory.to_owned(),
@@ -36,6 +36,11 @@ impl LayoutWriter {
         };
         layout.write("oci-layout", LAYOUT_VERSION.as_bytes())?;
         Ok(layout)
+    }
+
+    /// Removes what an earlier try left.
+    pub(crate) fn remove_old(directory: &Path) -> Result<()> {
+        remove(directory).doing(|| format!("remove `{}`", directory.display()))
     }
 
     /// Whether this blob or document is there already; one that several images share is written once.
@@ -54,11 +59,12 @@ impl LayoutWriter {
         let file = create(&unproven)?;
         Ok(BlobWriter {
             file: Arc::new(file),
+            path: unproven,
             start: 0,
             written: 0,
             size: *size,
             digest: digest.clone(),
-            rename: Some((unproven, path)),
+            rename: Some(path),
             done: &self.done,
         })
     }

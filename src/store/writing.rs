@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::digest::{Digest, Verified};
 use crate::workers::lock;
 
@@ -18,13 +18,15 @@ pub(super) type Done = Mutex<BTreeSet<Digest>>;
 /// The place of one blob. Dropped without [`BlobWriter::commit`] it leaves nothing that counts.
 pub(crate) struct BlobWriter<'a> {
     pub(super) file: Arc<File>,
+    /// The file's name while it is written.
+    pub(super) path: PathBuf,
     /// Where in the file the blob begins.
     pub(super) start: u64,
     pub(super) written: u64,
     pub(super) size: u64,
     pub(super) digest: Digest,
-    /// For a blob that is a file of its own: its name until it is proven, and after.
-    pub(super) rename: Option<(PathBuf, PathBuf)>,
+    /// For a blob that is a file of its own: its name when it is proven.
+    pub(super) rename: Option<PathBuf>,
     pub(super) done: &'a Done,
 }
 
@@ -45,11 +47,27 @@ impl BlobWriter<'_> {
                 proof.digest(),
             )));
         }
-        if let Some((from, to)) = self.rename.take() {
-            fs::rename(&from, &to).doing(|| format!("rename `{}`", from.display()))?;
+        if let Some(to) = self.rename.take() {
+            fs::rename(&self.path, &to).doing(|| format!("rename `{}`", self.path.display()))?;
         }
         lock(self.done).insert(self.digest.clone());
         Ok(())
+    }
+
+    /// A write that failed; where the disk is full, with how much was needed.
+    fn failed(&self, error: io::Error) -> Error {
+        let full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        let error = Error::io(Kind::Local, error).doing(format!("write `{}`", self.path.display()));
+        match full {
+            true => error.noting(format!(
+                "{} of its {} bytes found room",
+                self.written, self.size
+            )),
+            false => error,
+        }
     }
 }
 
@@ -63,7 +81,8 @@ impl Write for BlobWriter<'_> {
             ))
             .into_io());
         }
-        let n = self.file.write_at(bytes, self.start + self.written)?;
+        let written = self.file.write_at(bytes, self.start + self.written);
+        let n = written.map_err(|error| self.failed(error).into_io())?;
         self.written += n as u64;
         Ok(n)
     }
@@ -75,9 +94,9 @@ impl Write for BlobWriter<'_> {
 
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
-        if let Some((unproven, _)) = &self.rename {
+        if self.rename.is_some() {
             // The step has failed already; the next run starts with a fresh directory.
-            let _ = fs::remove_file(unproven);
+            let _ = fs::remove_file(&self.path);
         }
     }
 }

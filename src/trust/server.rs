@@ -171,7 +171,7 @@ impl<'a> Server<'a> {
         let report = self.client.context().report;
         let mut attempts = Attempts::new(self.clock(), Patience::SERVICE);
         loop {
-            attempts.begin(&self.gate);
+            attempts.begin(&self.gate)?;
             match attempt() {
                 Ok(answer) => return Ok(answer),
                 Err(error) => attempts.wait_after(error, &self.gate, report)?,

@@ -49,6 +49,7 @@
 mod engine;
 mod image;
 mod layer;
+mod mount;
 mod program;
 mod proxy;
 mod real;
@@ -61,6 +62,7 @@ mod tree;
 pub use engine::Engine;
 pub use image::{Blob, Image, ImageBuilder, attestation, image, index};
 pub use layer::{Compression, Entry, Layer, gzip, layer, zstd};
+pub use mount::Tmpfs;
 pub use program::{Output, Program, normalise};
 pub use proxy::Proxy;
 pub use real::{

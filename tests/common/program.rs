@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Program {
     destination: Option<PathBuf>,
     limit: Duration,
     unprivileged: bool,
-    log_is_full: bool,
+    unread: Option<usize>,
     registries: Vec<(Arc<Shared>, String)>,
     replacements: Vec<(String, String)>,
 }
@@ -76,7 +76,7 @@ impl Program {
             destination: None,
             limit: LIMIT,
             unprivileged: false,
-            log_is_full: false,
+            unread: None,
             registries: Vec::new(),
             replacements: Vec::new(),
         }
@@ -171,9 +171,9 @@ impl Program {
         self
     }
 
-    /// Its stderr is a full pipe, until [`Running::read_log`].
-    pub fn with_a_full_log(mut self) -> Program {
-        self.log_is_full = true;
+    /// stderr is a pipe of so many bytes, which nobody reads before the program has ended.
+    pub fn unread_stderr(mut self, bytes: usize) -> Program {
+        self.unread = Some(bytes);
         self
     }
 
@@ -186,11 +186,9 @@ impl Program {
         let mut binary = PathBuf::from(BINARY);
         let drop_privileges = self.unprivileged && rustix::process::geteuid().is_root();
         if drop_privileges {
-            // The build directory may be closed to others. Another process copies: what is open for
-            // writing here, a fork in another thread would hold open, and the file be busy.
+            // The build directory may be closed to others.
             let copy = self.directory.join("registry-image");
-            let copied = Command::new("cp").arg(&binary).arg(&copy).status();
-            assert!(copied.unwrap().success());
+            fs::copy(&binary, &copy).unwrap();
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
             binary = copy;
             chown(self.directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -214,25 +212,24 @@ impl Program {
             .envs(&self.environment)
             .current_dir(self.directory.path())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let (log, mut log_writer) = std::io::pipe().unwrap();
-        if self.log_is_full {
-            log_writer.write_all(&[b'\n'; PIPE_BYTES]).unwrap();
-        }
-        command.stderr(log_writer);
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         if drop_privileges {
             command.uid(NOBODY).gid(NOBODY);
         }
         let mut child = command.spawn().unwrap();
-        drop(command); // and with it our end of the log
         let mut stdin = child.stdin.take().unwrap();
         let input = self.stdin.clone();
         // A program that fails early need not read its request: a broken pipe is fine.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = collect(child.stdout.take().unwrap());
-        let (stderr, unread_log) = match self.log_is_full {
-            true => (None, Some(log)),
-            false => (collect(log), None),
+        let stderr = child.stderr.take().unwrap();
+        let (stderr, unread) = match self.unread {
+            Some(bytes) => {
+                rustix::pipe::fcntl_setpipe_size(&stderr, bytes).unwrap();
+                (None, Some(stderr))
+            }
+            None => (collect(stderr), None),
         };
         let deadline = Instant::now() + self.limit;
         Running {
@@ -240,14 +237,11 @@ impl Program {
             child: Some(child),
             stdout,
             stderr,
-            unread_log,
+            unread,
             deadline,
         }
     }
 }
-
-/// What a pipe holds (pipe(7)).
-const PIPE_BYTES: usize = 64 << 10;
 
 type Collector = Option<thread::JoinHandle<Vec<u8>>>;
 
@@ -265,7 +259,7 @@ pub struct Running {
     child: Option<Child>,
     stdout: Collector,
     stderr: Collector,
-    unread_log: Option<std::io::PipeReader>,
+    unread: Option<ChildStderr>,
     deadline: Instant,
 }
 
@@ -277,12 +271,6 @@ impl Running {
 
     pub fn id(&self) -> u32 {
         self.child.as_ref().unwrap().id()
-    }
-
-    /// Begins to read what [`Program::with_a_full_log`] left unread.
-    pub fn read_log(mut self) -> Running {
-        self.stderr = collect(self.unread_log.take().unwrap());
-        self
     }
 
     /// Ends it with SIGKILL, and waits.
@@ -320,6 +308,9 @@ impl Running {
 
     fn finish(&mut self, too_late: bool) -> Output {
         let status = self.child.take().unwrap().wait().unwrap();
+        if let Some(stderr) = self.unread.take() {
+            self.stderr = collect(stderr);
+        }
         let text = |collector: &mut Collector| {
             let bytes = collector.take().unwrap().join().unwrap();
             String::from_utf8(bytes).unwrap_or_else(|error| {

@@ -40,7 +40,7 @@ impl Merge<'_> {
             let Some((directory, target_name)) = found else {
                 let (place, target) = (shown(place), shown(&target));
                 return Err(Error::hostile(format!(
-                    "{place} is a hard link to {target}, which is in no layer"
+                    "{place} is a hard link to {target}, which is no file of any layer"
                 )));
             };
             unlinkat(&above, name, AtFlags::empty())

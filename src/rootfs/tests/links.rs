@@ -105,11 +105,11 @@ fn hard_links_reach_into_lower_layers() {
     );
     assert_refused(
         &[layer().link("l", "m").link("m", "l")],
-        "which is in no layer",
+        "which is no file of any layer",
     );
     assert_refused(
         &[lower, layer().kind(b'3', "dev").link("l", "dev")],
-        "which is in no layer",
+        "which is no file of any layer",
     );
 }
 
