@@ -4,6 +4,7 @@
 //! Unverified bytes never reach `rootfs`: a layer is merged when both its digests match and all
 //! lower ones are merged. The result cannot depend on timing.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::sync::Mutex;
@@ -64,8 +65,9 @@ pub(crate) fn rootfs(
         progress: &progress,
         merger: Merger::new(rootfs),
     };
-    // The largest first: the others fill the time that it takes.
-    layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
+    // The largest first: the others fill the time that it takes. Of about the same size the lowest
+    // first: merging begins with it, and goes on beside what is still unpacked.
+    layers.sort_by_key(|layer| (Reverse(layer.blob.size.checked_ilog2()), layer.at));
     // A zstd decoder holds 8 MiB and more, as much as four of gzip. A wrong media type costs memory
     // and nothing else.
     let workers = match layers.iter().any(|layer| layer.blob.is_zstd()) {
