@@ -8,7 +8,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 use zlib_rs::{InflateFlush, Status};
 
-use super::decode::Input;
+use super::input::Input;
 use crate::error::Error;
 
 /// Deflate's window, 32 KiB (RFC 1951).

@@ -7,6 +7,7 @@ mod entries;
 pub(crate) mod gzip;
 mod header;
 mod inflate;
+mod input;
 pub(crate) mod members;
 mod pax;
 mod sparse;

@@ -9,47 +9,21 @@ use ureq::Agent;
 use super::addresses::is_near;
 use super::dial::Dial;
 use super::names::Names;
+use super::options::Options;
 use super::problem::Sent;
 use super::proxy::Proxies;
 use super::request::{CONNECT_PATIENCE, Payload, Request, STALL};
 use super::response::Response;
 use super::tls::Tls;
 use super::url::{Scheme, Url};
-use super::wire::Wire;
+use super::wire::{INPUT_BUFFER, OUTPUT_BUFFER, Wire};
 use crate::context::{Context, Env};
 use crate::error::{Again, Error, Result};
-use crate::secret::Secret;
 use crate::workers::lock;
 
 /// Idle connections that are kept at least: one for each of the 16 look-ups of tags, and some for
 /// token servers and storage.
 const IDLE_CONNECTIONS: usize = 20;
-
-/// Bytes of a connection's buffers, in and out. Larger ones bring no speed and are held by every
-/// connection.
-pub(super) const INPUT_BUFFER: usize = 64 << 10;
-const OUTPUT_BUFFER: usize = 64 << 10;
-
-/// What a client believes and how it connects.
-#[derive(Clone, Default)]
-pub(crate) struct Options {
-    /// PEM texts trusted besides the system's and the built-in roots.
-    pub(crate) ca_certs: Vec<String>,
-    /// Certificates are not verified, and any host may turn out to be plain HTTP.
-    pub(crate) insecure: bool,
-    /// Shown to one server that asks for a client certificate.
-    pub(crate) identity: Option<Identity>,
-}
-
-/// A client certificate. Like a password it is for one server and for no other.
-#[derive(Clone)]
-pub(crate) struct Identity {
-    pub(crate) server: Url,
-    /// PEM: the certificate, and those between it and its authority.
-    pub(crate) certificate: String,
-    /// PEM, not encrypted.
-    pub(crate) key: Secret,
-}
 
 /// The HTTP client of a run: one pool of connections, shared by all workers.
 pub(crate) struct Client<'a> {

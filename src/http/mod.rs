@@ -7,6 +7,7 @@ mod dial;
 mod exchange;
 mod failure;
 mod names;
+mod options;
 mod problem;
 mod proxy;
 mod redirects;
@@ -17,7 +18,8 @@ mod url;
 mod wire;
 
 pub(crate) use addresses::is_private_literal;
-pub(crate) use client::{Client, Identity, Options};
+pub(crate) use client::Client;
+pub(crate) use options::{Identity, Options};
 pub(crate) use problem::{problem, problem_saying};
 pub(crate) use request::{Payload, Reach, Request, Waits};
 pub(crate) use response::{BodyReader, Response};

@@ -5,11 +5,14 @@ use std::io::{self, Read};
 use ureq::Body;
 use ureq::http::{HeaderMap, HeaderValue};
 
-use super::client::INPUT_BUFFER;
 use super::failure::io_error;
 use super::problem::Sent;
 use super::url::Url;
 use crate::error::{Doing, Error, Result};
+
+/// A body that is read to its end for nothing but the connection's next use; closing it is cheaper
+/// from here on.
+const SHORT_BODY: u64 = 64 << 10;
 
 /// An answer, of whatever status.
 pub(crate) struct Response {
@@ -75,9 +78,7 @@ impl Response {
         let body = std::mem::replace(&mut self.body, Body::builder().data(""));
         let mut body = body.into_with_config().limit(u64::MAX).reader();
         // What cannot be read of an error is not shown.
-        let _ = (&mut body)
-            .take(INPUT_BUFFER as u64)
-            .read_to_end(&mut bytes);
+        let _ = (&mut body).take(SHORT_BODY).read_to_end(&mut bytes);
         self.body = Body::builder().data(bytes);
         self
     }
@@ -85,7 +86,7 @@ impl Response {
     /// Reads what is left of a short body, so that the connection can be used again.
     pub(crate) fn discard(self) {
         // Nobody wants these bytes: that they cannot be read is no failure.
-        let _ = self.bytes_up_to(INPUT_BUFFER as u64);
+        let _ = self.bytes_up_to(SHORT_BODY);
     }
 
     /// At most the first `limit` bytes of the body.

@@ -20,8 +20,8 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-use super::client::{Identity, Options};
 use super::failure::io_error;
+use super::options::{Identity, Options};
 use super::url::Url;
 use crate::context::Env;
 use crate::error::{Again, Error, Kind, Result};

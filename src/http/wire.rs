@@ -9,9 +9,13 @@ use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-use super::client::INPUT_BUFFER;
 use super::tls;
 use crate::error::{Again, Error, Kind};
+
+/// Bytes of a connection's buffers, in and out. Larger ones bring no speed and are held by every
+/// connection.
+pub(super) const INPUT_BUFFER: usize = 64 << 10;
+pub(super) const OUTPUT_BUFFER: usize = 64 << 10;
 
 /// An answer that came before the end of its request: head and body together.
 const EARLY_LIMIT: usize = 64 << 10;
