@@ -5,13 +5,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::members::{Extent, Members, Name};
 use super::packed::{Packed, Stream};
-use crate::archive::members::{Forward, is_tar};
+use super::span::{Span, at_most, shorter, start};
+use crate::archive::members::is_tar;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::workers::Workers;
 
@@ -56,7 +56,7 @@ impl Tarball {
 
     fn body(&self, extent: Extent) -> Result<Body> {
         let Some(packed) = &self.packed else {
-            return Ok(Body::Span(Span::new(Arc::clone(&self.file.file), extent)));
+            return Ok(Body::Span(self.file.other(extent)));
         };
         match packed.head(extent) {
             Some(all) if all.len() as u64 == extent.size => Ok(Body::Kept(Cursor::new(all))),
@@ -72,14 +72,6 @@ impl Tarball {
             None => self.body(extent),
         }
     }
-}
-
-/// The first bytes of a stream, enough for [`is_tar`].
-pub(super) fn start(reader: impl Read) -> Result<Vec<u8>> {
-    let mut start = Vec::new();
-    let read = reader.take(512).read_to_end(&mut start);
-    read.map_err(|error| Error::io(Kind::Local, error))?;
-    Ok(start)
 }
 
 impl Files {
@@ -219,7 +211,7 @@ impl Body {
     pub(crate) fn left(&self) -> u64 {
         match self {
             Body::Kept(bytes) => (bytes.get_ref().len() as u64).saturating_sub(bytes.position()),
-            Body::Span(span) => span.left,
+            Body::Span(span) => span.left(),
             Body::Stream(_, left) => *left,
         }
     }
@@ -250,69 +242,4 @@ impl Read for Body {
             }
         }
     }
-}
-
-/// A part of a file, read by offset.
-#[derive(Clone)]
-pub(crate) struct Span {
-    file: Arc<File>,
-    at: u64,
-    left: u64,
-}
-
-impl Span {
-    pub(super) fn whole(path: &Path) -> Result<Self> {
-        let file = File::open(path).doing(|| "open")?;
-        let size = file.metadata().doing(|| "stat")?.len();
-        Ok(Span::new(Arc::new(file), Extent { at: 0, size }))
-    }
-
-    fn new(file: Arc<File>, extent: Extent) -> Self {
-        Span {
-            file,
-            at: extent.at,
-            left: extent.size,
-        }
-    }
-}
-
-impl Read for Span {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let buf = at_most(buf, self.left);
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        match self.file.read_at(buf, self.at)? {
-            0 => Err(shorter(self.left)),
-            n => {
-                self.at += n as u64;
-                self.left -= n as u64;
-                Ok(n)
-            }
-        }
-    }
-}
-
-impl Forward for Span {
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        if bytes > self.left {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.at += bytes;
-        self.left -= bytes;
-        Ok(())
-    }
-}
-
-fn at_most(buf: &mut [u8], bytes: u64) -> &mut [u8] {
-    let most = usize::try_from(bytes).map_or(buf.len(), |bytes| bytes.min(buf.len()));
-    buf.get_mut(..most).unwrap_or_default()
-}
-
-fn shorter(missing: u64) -> io::Error {
-    Error::local(format!(
-        "the file became shorter while it was read: {missing} bytes are missing"
-    ))
-    .advise("do not write to the image while it is pushed")
-    .into_io()
 }

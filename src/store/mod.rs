@@ -12,6 +12,7 @@ mod members;
 mod packed;
 #[cfg(test)]
 mod samples;
+mod span;
 mod writing;
 
 use std::fs;

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Mutex};
 
-use super::files::{Span, start};
 use super::members::{Extent, Members};
+use super::span::{Span, start};
 use crate::archive::members::{Forward, is_tar};
 use crate::archive::{Compression, Decoder, decode, decode_copyable};
 use crate::error::{Error, Kind, Result};
