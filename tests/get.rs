@@ -581,8 +581,9 @@ fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
         (lower, &[0, 1_100_000]),
         (upper, &[0, 200_000]),
     ];
-    let signals = [Signal::KILL, Signal::TERM, Signal::INT];
-    for format in ["rootfs", "oci", "oci-layout"] {
+    // Not SIGINT: shells start what runs in the background without it.
+    let signals = [Signal::KILL, Signal::TERM];
+    for (at, format) in ["rootfs", "oci", "oci-layout"].into_iter().enumerate() {
         let registry = Registry::start();
         let digest = registry.put_image("t/a", "1", &image);
         let program = || {
@@ -597,7 +598,7 @@ fn a_run_that_is_killed_leaves_nothing_that_looks_like_an_image() {
             let stops = stops.iter();
             stops.map(move |stop| (format!("/v2/t/a/{path}"), *stop))
         });
-        for ((path, stop), signal) in points.zip(signals.iter().cycle()) {
+        for ((path, stop), signal) in points.zip(signals.iter().cycle().skip(at)) {
             let at = format!("{format}, {signal:?} at byte {stop} of {path}");
             registry.forget_requests();
             registry.on("GET", &path).then(match stop {
