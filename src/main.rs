@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use commands::{Call, Command};
 use context::Env;
-use error::{Doing as _, Error, Result};
+use error::{Doing as _, Error, Kind, Result};
 use report::Report;
 use retry::{Clock, RealClock};
 
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     match run(env::args_os().collect()) {
         Ok(answer) => match io::stdout().write_all(answer.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&Error::local(format!("write the answer: {error}"))),
+            Err(error) => fail(&Error::io(Kind::Local, error).doing("write the answer")),
         },
         Err(error) => fail(&error),
     }

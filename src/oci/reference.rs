@@ -28,6 +28,13 @@ impl Repository {
         if written.is_empty() {
             return Err(Error::config("`source.repository` is empty"));
         }
+        // What stands before an `@` that begins no digest may be a password, and is not shown.
+        if let Some((_, after)) = written.split_once('@')
+            && !after.starts_with("sha")
+        {
+            return Err(Error::config("`source.repository` has a user in it")
+                .advise("set `source.username` and `source.password`"));
+        }
         if written.contains("://") {
             return Err(refuse("it is a URL").advise("leave out the scheme"));
         }
@@ -303,6 +310,18 @@ mod tests {
             (
                 "busybox@sha256:00",
                 "repository `busybox@sha256:00`: it has a digest; write `busybox` and pin the digest with a version",
+            ),
+            (
+                "robot:hunter2@r.example.com/a",
+                "`source.repository` has a user in it; set `source.username` and `source.password`",
+            ),
+            (
+                "https://robot:hunter2@r.example.com/a",
+                "`source.repository` has a user in it; set `source.username` and `source.password`",
+            ),
+            (
+                "busybox:1@sha256:00",
+                "repository `busybox:1@sha256:00`: it has a digest; write `busybox:1` and pin the digest with a version",
             ),
             (
                 "https://ghcr.io/a/b",

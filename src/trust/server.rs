@@ -19,9 +19,6 @@ const ACTIONS: &str = "push,pull";
 /// A public key, or what a server says to a refused upload.
 const ANSWER_LIMIT: u64 = 64 << 10;
 
-/// Of what a server says of a refusal, this many characters are shown.
-const MESSAGE_LIMIT: usize = 500;
-
 /// One repository at a notary server.
 pub(super) struct Server<'a> {
     client: &'a Client<'a>,
@@ -282,17 +279,16 @@ struct Entry {
 
 impl Refusal {
     fn read(body: &[u8]) -> Self {
-        let shorten = |text: &str| text.trim().chars().take(MESSAGE_LIMIT).collect();
         let Ok(envelope) = json::object::<Envelope>(body) else {
             return Refusal {
-                words: shorten(&String::from_utf8_lossy(body)),
+                words: String::from_utf8_lossy(body).trim().to_owned(),
                 code: Code::Other,
             };
         };
         let words: Vec<String> = envelope.errors.iter().map(Entry::words).collect();
         let has = |code: &str| envelope.errors.iter().any(|entry| entry.code == code);
         Refusal {
-            words: shorten(&words.join("; ")),
+            words: words.join("; "),
             code: match (has("VERSION"), has("INVALID_UPDATE")) {
                 (true, _) => Code::TooOld,
                 (false, true) => Code::Invalid,
@@ -362,7 +358,5 @@ mod tests {
             let words = words.to_owned();
             assert_eq!(Refusal::read(body.as_bytes()), Refusal { words, code });
         }
-        let long = format!(r#"{{"errors":[{{"code":"{}"}}]}}"#, "x".repeat(10_000));
-        assert_eq!(Refusal::read(long.as_bytes()).words.len(), MESSAGE_LIMIT);
     }
 }
