@@ -37,8 +37,8 @@ use std::process::ExitCode;
 
 use commands::{Call, Command};
 use context::Env;
-use error::{Doing as _, Error, Kind, Result};
-use report::Report;
+use error::{Doing as _, Error, Result};
+use report::{Hidden, Report};
 use retry::{Clock, RealClock};
 
 const USAGE: &str = "\
@@ -61,22 +61,22 @@ on stderr. The exit status is 0, or 1 when the step failed.
 const REQUEST_LIMIT: u64 = 64 << 20;
 
 fn main() -> ExitCode {
-    match run(env::args_os().collect()) {
-        Ok(answer) => match io::stdout().write_all(answer.as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&Error::io(Kind::Local, error).doing("write the answer")),
-        },
-        Err(error) => fail(&error),
+    let hidden = Hidden::default();
+    let written = run(env::args_os().collect(), &hidden).and_then(|answer| {
+        let written = io::stdout().write_all(answer.as_bytes());
+        written.doing(|| "write the answer")
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            Report::new(false, hidden).failure(&error);
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn fail(error: &Error) -> ExitCode {
-    Report::new(false).failure(error);
-    ExitCode::FAILURE
-}
-
 /// What is to be printed on stdout.
-fn run(arguments: Vec<OsString>) -> Result<String> {
+fn run(arguments: Vec<OsString>, hidden: &Hidden) -> Result<String> {
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
     let command = match named(&program) {
@@ -112,6 +112,7 @@ fn run(arguments: Vec<OsString>) -> Result<String> {
     let mut answer = command.run(&Call {
         clock: &*clock(&env),
         env: &env,
+        hidden,
         request: &request,
         directory,
     })?;

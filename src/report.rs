@@ -3,6 +3,7 @@
 //! Lines are escaped here once, so that nothing an image or a server holds reaches a terminal
 //! raw. Writing never fails a step: a log that cannot be written is not worth a build.
 
+mod hidden;
 mod progress;
 
 use std::fmt::{Display, Write as _};
@@ -13,26 +14,34 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::workers::lock;
 
+pub(crate) use hidden::Hidden;
 pub(crate) use progress::Progress;
 
 /// The log of one run.
 pub(crate) struct Report {
     debug: bool,
+    hidden: Hidden,
     /// Lines of the progress display that stand on the screen below the log.
     drawn: Mutex<usize>,
 }
 
 impl Report {
-    /// With `debug` there are debug lines and no progress bars.
-    pub(crate) fn new(debug: bool) -> Self {
+    /// With `debug` there are debug lines and no progress bars. No line shows what is `hidden`.
+    pub(crate) fn new(debug: bool, hidden: Hidden) -> Self {
         Report {
             debug,
+            hidden,
             drawn: Mutex::new(0),
         }
     }
 
     pub(crate) fn is_debug(&self) -> bool {
         self.debug
+    }
+
+    /// What its lines do not show.
+    pub(crate) fn hidden(&self) -> &Hidden {
+        &self.hidden
     }
 
     /// A line that every reader of the build log should see.
@@ -58,7 +67,7 @@ impl Report {
     }
 
     fn line(&self, prefix: &str, line: &dyn Display) {
-        let text = printable(&line.to_string());
+        let text = printable(&self.hidden.in_text(line.to_string()));
         let mut drawn = lock(&self.drawn);
         let erase = progress::erase(*drawn);
         *drawn = 0;

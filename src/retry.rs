@@ -292,10 +292,11 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Hidden;
 
     fn run_out(patience: Patience, again: Again) -> (String, Duration) {
         let clock = SkippingClock::start();
-        let report = Report::new(false);
+        let report = Report::new(false, Hidden::default());
         let mut attempts = Attempts::new(&clock, patience);
         let gate = Gate::default();
         loop {
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn patience_counts_from_the_last_progress_and_each_class_from_its_own_start() {
         let clock = SkippingClock::start();
-        let report = Report::new(false);
+        let report = Report::new(false, Hidden::default());
         let gate = Gate::default();
         let mut attempts = Attempts::new(&clock, Patience::REGISTRY);
         let wait = |attempts: &mut Attempts<'_>, again| {
@@ -372,7 +373,7 @@ mod tests {
     #[test]
     fn the_time_that_a_failed_attempt_took_is_a_part_of_the_wait_and_time_at_the_gate_is_not() {
         let clock = SkippingClock::start();
-        let report = Report::new(false);
+        let report = Report::new(false, Hidden::default());
         let gate = Gate::default();
         // A resolver that says no after 20 seconds, for a worker that was held up before.
         for (held_up, connected_before) in [(0, false), (250, false), (0, true), (250, true)] {
@@ -422,7 +423,7 @@ mod tests {
         let limited = Again::Limited {
             after: Some(minute),
         };
-        let report = Report::new(false);
+        let report = Report::new(false, Hidden::default());
         for gated in [false, true] {
             let clock = Failing(SkippingClock::start(), Stop::default());
             let gate = Gate::default();

@@ -20,7 +20,7 @@ type Versions = Vec<(String, Digest)>;
 pub(super) fn run(call: &Call<'_>) -> Result<String> {
     let request = CheckRequest::parse(call.request)?;
     let source = &request.source;
-    let report = session::report(source);
+    let report = session::report(call, source);
     let constraint = constraint(source, &report)?;
     let context = session::context(call, &report)?;
     let client = session::client(&context, source)?;

@@ -34,7 +34,7 @@ const LAYOUT: &str = "oci";
 pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
     let request = GetRequest::parse(call.request)?;
     let source = &request.source;
-    let report = session::report(source);
+    let report = session::report(call, source);
     let context = session::context(call, &report)?;
     let client = session::client(&context, source)?;
     let origin = session::origin(&client, source)?;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::context::Env;
 use crate::error::{Doing, Error, Result};
+use crate::report::Hidden;
 use crate::retry::Clock;
 
 /// What the program can be called as.
@@ -24,6 +25,8 @@ pub(crate) enum Command {
 pub(crate) struct Call<'a> {
     pub(crate) env: &'a Env,
     pub(crate) clock: &'a dyn Clock,
+    /// What the step proves itself with is put here: no line of the process may show it.
+    pub(crate) hidden: &'a Hidden,
     /// The JSON document on stdin.
     pub(crate) request: &'a [u8],
     /// The directory that `in` fills or `out` reads.

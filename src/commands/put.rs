@@ -23,7 +23,7 @@ const LISTED: usize = 20;
 pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
     let request = PutRequest::parse(call.request)?;
     let (source, params) = (&request.source, &request.params);
-    let report = session::report(source);
+    let report = session::report(call, source);
     let context = session::context(call, &report)?;
     let wanted = wanted_tags(source, params, directory)?;
     for warning in wanted.warnings() {

@@ -16,8 +16,8 @@ use crate::workers::Workers;
 const WORKERS: &str = "REGISTRY_IMAGE_WORKERS";
 
 /// The log of a run, with what the request already gave reason to say.
-pub(super) fn report(source: &Source) -> Report {
-    let report = Report::new(source.debug);
+pub(super) fn report(call: &Call<'_>, source: &Source) -> Report {
+    let report = Report::new(source.debug, call.hidden.clone());
     for warning in &source.warnings {
         report.warn(warning);
     }

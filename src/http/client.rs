@@ -10,7 +10,7 @@ use super::addresses::is_near;
 use super::dial::Dial;
 use super::names::Names;
 use super::options::Options;
-use super::problem::Sent;
+use super::problem::{hide, hide_authorization};
 use super::proxy::Proxies;
 use super::request::{CONNECT_PATIENCE, Payload, Request, STALL};
 use super::response::Response;
@@ -32,7 +32,6 @@ pub(crate) struct Client<'a> {
     pub(super) names: Names,
     tls: Tls,
     insecure: bool,
-    pub(super) sent: Sent,
     /// Origins (of `https`) whose registry turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
 }
@@ -42,9 +41,8 @@ impl<'a> Client<'a> {
     /// A proxy variable or a CA certificate that cannot be read.
     pub(crate) fn new(context: &'a Context<'a>, options: &Options) -> Result<Self> {
         let names = Names::new(Arc::new(Proxies::from_env(context.env)?));
-        let sent = Sent::default();
         for authorization in names.proxies().authorizations() {
-            sent.authorization(authorization);
+            hide_authorization(context.report.hidden(), authorization);
         }
         let insecure = options.insecure;
         let tls = Tls::new(context.env, options, move |url| {
@@ -77,7 +75,6 @@ impl<'a> Client<'a> {
             names,
             tls,
             insecure,
-            sent,
             plain: Mutex::default(),
         })
     }
@@ -96,11 +93,12 @@ impl<'a> Client<'a> {
     /// # Errors
     /// No answer. An answer with an error status is no error here.
     pub(crate) fn send(&self, mut request: Request<'_>) -> Result<Response> {
+        let hidden = self.context.report.hidden();
         for secret in request.secrets.drain(..) {
-            self.sent.secret(secret.expose());
+            hide(hidden, secret.expose());
         }
         if let Some(authorization) = &request.authorization {
-            self.sent.authorization(authorization);
+            hide_authorization(hidden, authorization);
         }
         let may_be_plain = request.may_be_plain
             && request.url.is_https()

@@ -67,8 +67,7 @@ impl Client<'_> {
                 Some(*reader)
             }
         };
-        let shown = self.shown(url);
-        let unsendable = |error: http::Error| Error::registry(format!("{method} {shown}: {error}"));
+        let unsendable = |error: http::Error| Error::registry(format!("{method} {url}: {error}"));
         let started = self.context.clock.elapsed();
         let answer = match body {
             None => self.run(builder.body(()).map_err(unsendable)?, waits),
@@ -92,7 +91,7 @@ impl Client<'_> {
                     None => String::new(),
                 };
                 format!(
-                    "{method} {shown}: {outcome}, {} ms{identity}{proxy}",
+                    "{method} {url}: {outcome}, {} ms{identity}{proxy}",
                     took.as_millis()
                 )
             });
@@ -111,7 +110,7 @@ impl Client<'_> {
             headers,
             body,
             via: via.clone(),
-            sent: self.sent.clone(),
+            hidden: self.context.report.hidden().clone(),
         };
         let answer = match answer {
             Ok(answer) => {
@@ -133,14 +132,14 @@ impl Client<'_> {
                     None => log(&response.status),
                 }
                 match refused_by_proxy(&response) {
-                    Some(error) => Err(error.doing(format!("{method} {shown}"))),
+                    Some(error) => Err(error.doing(format!("{method} {url}"))),
                     None => Ok(response),
                 }
             }
             Err(error) => {
                 let error = in_time(error, waits);
                 log(&error);
-                Err(error.doing(format!("{method} {shown}")))
+                Err(error.doing(format!("{method} {url}")))
             }
         }
     }

@@ -1,7 +1,6 @@
 //! What an answer with an error status means: whose fault, what the server says, and whether
 //! trying again may help. The one place that looks at status codes.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,18 +9,15 @@ use serde::Deserialize;
 use super::Response;
 use super::url::{Url, encode};
 use crate::error::{Again, Error, Kind};
+use crate::report::Hidden;
 use crate::retry::Clock;
 use crate::secret::Secret;
-use crate::workers::lock;
 
 /// An error body is read this far; a registry's envelope is a few hundred bytes.
 const BODY_LIMIT: u64 = 64 << 10;
 
 /// Of a message that a server sends, this many characters are shown.
 const MESSAGE_LIMIT: usize = 500;
-
-/// A password shorter than this is a word of some sentence, and none that protects anything.
-const SHORTEST_PASSWORD: usize = 5;
 
 /// The error envelope of the distribution specification (spec.md, "Error codes").
 #[derive(Deserialize)]
@@ -64,22 +60,22 @@ pub(crate) fn problem_saying(
         Some(proxy) => format!(" through the proxy {proxy}"),
         None => String::new(),
     };
-    let sent = response.sent.clone();
+    let hidden = response.hidden.clone();
     let said = match method {
         "HEAD" => String::new(),
-        // Whole first: a secret that is cut off would not be found.
-        _ => shorten(&sent.hidden_in(read(response))),
+        // Before it is cut: half a secret would not be found in the line.
+        _ => shorten(&hidden.in_text(read(response))),
     };
     let mut why = format!("{method} {asked}{from}{via}: {}", status_text(status));
     if !said.is_empty() {
         why = format!("{why}: {said}");
     }
     if let Some(limit) = limit {
-        why = format!("{why} ({})", shorten(&sent.hidden_in(limit)));
+        why = format!("{why} ({})", shorten(&hidden.in_text(limit)));
     }
     let kind = match status {
         // No other login has more room.
-        403 if is_about_room(&said) => Kind::Registry,
+        403 if is_about_room(method, &said) => Kind::Registry,
         401 | 403 => Kind::Denied,
         404 | 410 => Kind::Missing,
         _ => Kind::Registry,
@@ -91,14 +87,20 @@ pub(crate) fn problem_saying(
     })
 }
 
-/// Whether a refusal is about how much there may be, and not about who asks.
+/// Whether a refusal to write is about how much there may be, and not about who asks.
 ///
 /// Quirk(Harbor): a quota of storage that is used up is answered 403 DENIED.
-fn is_about_room(said: &str) -> bool {
+fn is_about_room(method: &str, said: &str) -> bool {
     let said = said.to_ascii_lowercase();
-    ["quota", "exceed", "storage limit", "size limit"]
-        .iter()
-        .any(|word| said.contains(word))
+    // As words: a repository may be called `team/quota-api`.
+    let mut words = said.split(|c: char| c.is_whitespace() || matches!(c, ',' | '.' | ':' | ';'));
+    let full =
+        words.any(|word| matches!(word, "quota" | "quotas" | "exceed" | "exceeds" | "exceeded"));
+    matches!(method, "PATCH" | "POST" | "PUT")
+        && (full
+            || ["storage limit", "size limit"]
+                .iter()
+                .any(|limit| said.contains(limit)))
 }
 
 fn status_text(status: u16) -> String {
@@ -111,56 +113,26 @@ fn status_text(status: u16) -> String {
     }
 }
 
-/// Everything that a run's requests proved themselves with. Servers repeat it, the token server's
-/// password in the registry's words too: what they say is shown without it.
-#[derive(Clone, Default)]
-pub(super) struct Sent(Arc<Mutex<Vec<Secret>>>);
-
-impl Sent {
-    /// The value of an `Authorization`, which a server reads as user and password as well.
-    pub(super) fn authorization(&self, value: &Secret) {
-        let (scheme, proof) = match value.expose().rsplit_once(' ') {
-            Some((scheme, proof)) => (scheme, proof),
-            None => ("", value.expose()),
-        };
-        if !self.add(proof) || !scheme.eq_ignore_ascii_case("basic") {
-            return;
-        }
-        let decoded = base64::engine::general_purpose::STANDARD.decode(proof);
-        let pair = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        if let Some((_, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
-            self.secret(password);
-        }
+/// Hides the value of an `Authorization`, which a server reads as user and password as well.
+pub(super) fn hide_authorization(hidden: &Hidden, value: &Secret) {
+    let (scheme, proof) = match value.expose().rsplit_once(' ') {
+        Some((scheme, proof)) => (scheme, proof),
+        None => ("", value.expose()),
+    };
+    if !hidden.add(proof) || !scheme.eq_ignore_ascii_case("basic") {
+        return;
     }
-
-    /// A password, or a token in a header or form of its own.
-    pub(super) fn secret(&self, text: &str) {
-        if text.len() >= SHORTEST_PASSWORD {
-            self.add(text);
-            self.add(&encode(text));
-        }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(proof);
+    let pair = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some((_, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
+        hide(hidden, password);
     }
+}
 
-    /// Whether it is new.
-    fn add(&self, text: &str) -> bool {
-        let mut known = lock(&self.0);
-        let is_new = !text.is_empty() && known.iter().all(|known| known.expose() != text);
-        if is_new {
-            known.push(Secret::new(text));
-        }
-        is_new
-    }
-
-    /// What a server says, without these.
-    pub(super) fn hidden_in(&self, text: String) -> String {
-        let known = lock(&self.0);
-        known
-            .iter()
-            .fold(text, |text, secret| match text.contains(secret.expose()) {
-                true => text.replace(secret.expose(), "…"),
-                false => text,
-            })
-    }
+/// Hides a password, or a token in a header or form of its own.
+pub(super) fn hide(hidden: &Hidden, text: &str) {
+    hidden.add(text);
+    hidden.add(&encode(text));
 }
 
 /// What the body says: `CODE: message` of each error, or its text where it is short and plain.

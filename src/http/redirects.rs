@@ -59,16 +59,14 @@ impl Client<'_> {
             };
             if url.is_https() && !next.is_https() {
                 let error = Error::registry(format!(
-                    "{url} redirects to {}, from HTTPS to plain HTTP: not followed",
-                    self.shown(&next)
+                    "{url} redirects to {next}, from HTTPS to plain HTTP: not followed"
                 ));
                 return (Err(error), payload);
             }
             let carries = bound || matches!(payload, Payload::Bytes(_));
             if carries && !next.same_origin(first) {
                 let error = Error::registry(format!(
-                    "{url} redirects to {}, another server than the one that what is sent is for",
-                    self.shown(&next)
+                    "{url} redirects to {next}, another server than the one that what is sent is for"
                 ));
                 return (Err(error), payload);
             }
@@ -76,15 +74,9 @@ impl Client<'_> {
             url = next;
         }
         let error = Error::registry(format!(
-            "{first}: more than {REDIRECT_LIMIT} redirects, the last to {}",
-            self.shown(&url)
+            "{first}: more than {REDIRECT_LIMIT} redirects, the last to {url}"
         ));
         (Err(error), payload)
-    }
-
-    /// A URL that a server made, which may have put into it what it was sent.
-    pub(super) fn shown(&self, url: &Url) -> String {
-        self.sent.hidden_in(url.to_string())
     }
 
     /// Refuses servers that a redirect, an upload location or an image must not lead to. Names
@@ -107,9 +99,8 @@ impl Client<'_> {
             };
             if refused {
                 return Err(Error::registry(format!(
-                    "{} leads to {}, and {address} is an address that it must not lead to",
-                    home.origin(),
-                    self.shown(url)
+                    "{} leads to {url}, and {address} is an address that it must not lead to",
+                    home.origin()
                 )));
             }
         }

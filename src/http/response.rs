@@ -6,9 +6,9 @@ use ureq::Body;
 use ureq::http::{HeaderMap, HeaderValue};
 
 use super::failure::io_error;
-use super::problem::Sent;
 use super::url::Url;
 use crate::error::{Doing, Error, Result};
+use crate::report::Hidden;
 
 /// A body that is read to its end for nothing but the connection's next use; closing it is cheaper
 /// from here on.
@@ -24,8 +24,8 @@ pub(crate) struct Response {
     pub(super) body: Body,
     /// The proxy that forwarded it, which may have answered itself.
     pub(super) via: Option<String>,
-    /// What requests proved themselves with; a server that repeats it is not quoted.
-    pub(super) sent: Sent,
+    /// What a server that repeats it is not quoted with.
+    pub(super) hidden: Hidden,
 }
 
 impl Response {

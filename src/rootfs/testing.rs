@@ -13,7 +13,7 @@ use super::Rootfs;
 pub(super) use crate::archive::testing::{Layer, Spec, layer};
 use crate::error::Result;
 use crate::oci::digest::{Checked, Digest, Verified};
-use crate::report::Report;
+use crate::report::{Hidden, Report};
 
 /// A directory for one test, removed at its end.
 pub(super) struct Scratch(PathBuf);
@@ -71,7 +71,7 @@ pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
 
 /// The same, as on a filesystem that moves directories or does not.
 pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Result<()> {
-    let report = Report::new(false);
+    let report = Report::new(false, Hidden::default());
     let rootfs = Rootfs::create(destination, &report)?;
     if !moves {
         rootfs.keeper.cannot_move_directories();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::report::Report;
+use crate::report::{Hidden, Report};
 use crate::rootfs::Rootfs;
 
 #[test]
@@ -53,7 +53,7 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
     let expected = unpack(&layers).unwrap();
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
         let scratch = Scratch::new();
-        let report = Report::new(false);
+        let report = Report::new(false, Hidden::default());
         let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
         let mut unpacked: Vec<_> = order
             .iter()
@@ -74,7 +74,7 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
         assert_eq!(listing(&scratch.path().join("rootfs")), expected);
     }
     let scratch = Scratch::new();
-    let report = Report::new(false);
+    let report = Report::new(false, Hidden::default());
     let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
     let unpacked = crate::workers::Workers::new(3)
         .map(&layers.each_ref(), |layer, _| {
@@ -96,7 +96,7 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
 #[test]
 fn a_failed_run_can_take_everything_back() {
     let scratch = Scratch::new();
-    let report = Report::new(false);
+    let report = Report::new(false, Hidden::default());
     let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
     let _ = rootfs
         .unpack(0, &mut layer().file("a", "").0.as_slice())
