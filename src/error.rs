@@ -130,6 +130,14 @@ impl Error {
         self
     }
 
+    /// The same where what is missing is not what the caller looks for.
+    pub(crate) fn of_something_else(self) -> Self {
+        match self.is_missing() {
+            true => self.of_kind(Kind::Registry),
+            false => self,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.0.kind
     }

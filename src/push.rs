@@ -15,6 +15,7 @@ use crate::oci::manifest::Descriptor;
 use crate::oci::reference::{Reference, Tag};
 use crate::registry::{Remote, Send};
 use crate::report::Progress;
+use crate::retry::Patience;
 use crate::store::{self, Image, Layer, Loose, Stored, Tree};
 use crate::workers::Workers;
 
@@ -48,7 +49,6 @@ pub(crate) fn push(
         Image::Tree(tree) => push.tree(tree)?,
         Image::Loose(loose) => push.loose(loose, tags)?,
     };
-    let digest = &root.descriptor.digest;
     let mut moved = Vec::new();
     for tag in tags {
         match push.tag(tag, &root) {
@@ -61,7 +61,7 @@ pub(crate) fn push(
             }
         }
     }
-    push.read_back(digest, tags)?;
+    push.read_back(&root, tags)?;
     Ok(root)
 }
 
@@ -116,7 +116,10 @@ impl Push<'_, '_> {
     fn tag(&self, tag: &Tag, root: &Stored) -> Result<bool> {
         let (remote, report) = (self.remote, self.context.report);
         let reference = Reference::Tag(tag);
-        if remote.digest_of(reference)?.as_ref() == Some(&root.descriptor.digest) {
+        if remote
+            .digest_of(reference)?
+            .is_some_and(|found| is_root(&found, root))
+        {
             report.info(format!("{tag} is there already"));
             return Ok(false);
         }
@@ -229,6 +232,7 @@ impl Push<'_, '_> {
         let mut pushed = workers.map(&jobs, |(at, blob), _| {
             let descriptor = self
                 .blob(blob, *at, &progress)
+                .inspect_err(|_| self.remote.give_up())
                 .doing(|| format!("push {}", blob.label()))?;
             Ok((*at, descriptor))
         })?;
@@ -325,35 +329,43 @@ impl Push<'_, '_> {
 
     /// Waits until the digest and every tag can be read: the `get` that follows a `put` must find
     /// them.
-    fn read_back(&self, digest: &Digest, tags: &[Tag]) -> Result<()> {
+    fn read_back(&self, root: &Stored, tags: &[Tag]) -> Result<()> {
+        self.remote.set_patience(Patience::READ_BACK);
         let started = self.context.clock.elapsed();
-        let references = [Reference::Digest(digest)]
+        let references = [Reference::Digest(&root.descriptor.digest)]
             .into_iter()
             .chain(tags.iter().map(Reference::Tag));
         for reference in references {
+            let but = |what: String| {
+                let repository = self.remote.repository();
+                format!("{repository}: {reference} was pushed, but {what}")
+            };
             loop {
-                let found = self.remote.digest_of(reference)?;
-                if found.as_ref() == Some(digest) {
+                let found = self.remote.digest_of(reference);
+                let found = found.doing(|| but("cannot be read".to_owned()))?;
+                if found.as_ref().is_some_and(|found| is_root(found, root)) {
                     break;
                 }
                 let waited = self.context.clock.elapsed().saturating_sub(started);
                 if waited + READ_BACK_PAUSE > READ_BACK {
-                    let what = match found {
-                        Some(other) => format!("points to {other}"),
-                        None => "cannot be read".to_owned(),
-                    };
-                    return Err(Error::registry(format!(
-                        "{}: {reference} was pushed, but {what} after {} s",
-                        self.remote.repository(),
-                        READ_BACK.as_secs()
-                    ))
-                    .advise("see whether somebody else pushes the same tag"));
+                    let after = format!("after {} s", READ_BACK.as_secs());
+                    return Err(match found {
+                        Some(other) => Error::registry(but(format!("points to {other} {after}")))
+                            .advise("see whether somebody else pushes the same tag"),
+                        None => Error::registry(but(format!("cannot be read {after}")))
+                            .advise("the registry may need longer: run the step again"),
+                    });
                 }
                 self.context.clock.sleep(READ_BACK_PAUSE);
             }
         }
         Ok(())
     }
+}
+
+/// Whether a registry that says this digest has the root: it may prefer another algorithm.
+fn is_root(found: &Digest, root: &Stored) -> bool {
+    *found == root.descriptor.digest || found.check(&root.bytes).is_ok()
 }
 
 /// One blob of the image that is pushed.

@@ -95,6 +95,14 @@ impl Patience {
         unreachable: Duration::from_secs(30),
     };
 
+    /// What was pushed is read back: the push is done, and a person waits.
+    pub(crate) const READ_BACK: Patience = Patience {
+        first: Duration::from_secs(1),
+        cap: Duration::from_secs(5),
+        total: Duration::from_secs(60),
+        unreachable: Duration::from_secs(30),
+    };
+
     /// A mirror: the origin has the same images, and a person waits.
     pub(crate) const MIRROR: Patience = Patience {
         first: Duration::from_secs(1),
@@ -177,6 +185,12 @@ impl<'a> Attempts<'a> {
             }
             self.sleep(wait)?;
         }
+    }
+
+    /// The attempt under way has reached the host: it is not that one which a failure to reach it
+    /// counts from.
+    pub(crate) fn reached(&mut self) {
+        self.began = self.clock.elapsed();
     }
 
     /// Bytes arrived: the count and the time start again.

@@ -515,15 +515,90 @@ fn a_tag_that_cannot_be_read_back_fails_the_step_and_says_that_it_was_pushed() {
         .always()
         .then(Fault::error(404, "MANIFEST_UNKNOWN", "unknown"));
     put(&registry, &image, json!({"tag": "v1"}), json!({})).run().fails_ending_with(
-        "put: REGISTRY/t/a: v1 was pushed, but cannot be read after 60 s; see whether somebody else pushes the same tag",
+        "put: REGISTRY/t/a: v1 was pushed, but cannot be read after 60 s; the registry may need longer: run the step again",
     );
+    // Somebody else has pushed in between.
+    let registry = Registry::start();
+    let other = app("theirs");
+    registry
+        .on("HEAD", "/v2/t/a/manifests/v1")
+        .always()
+        .then(Fault::Header("Docker-Content-Digest", other.digest.clone()));
+    put(&registry, &image, json!({"tag": "v1"}), json!({})).run().fails_ending_with(&format!(
+        "put: REGISTRY/t/a: v1 was pushed, but points to {} after 60 s; see whether somebody else pushes the same tag",
+        other.digest
+    ));
+    // A registry that takes what it does not let this user read, or breaks.
+    for (fault, said) in [
+        (
+            Fault::error(403, "DENIED", "no pulls"),
+            "403 Forbidden: DENIED: no pulls; set",
+        ),
+        (
+            Fault::error(503, "UNAVAILABLE", "later"),
+            "503 Service Unavailable: UNAVAILABLE: later (",
+        ),
+    ] {
+        let registry = Registry::start();
+        let path = format!("/v2/t/a/manifests/{}", image.digest);
+        registry
+            .on("HEAD", &path)
+            .nth(2)
+            .always()
+            .then(Fault::Answer(answer(405)));
+        registry.on("GET", &path).always().then(fault);
+        let output = put(&registry, &image, json!({"tag": "v1"}), json!({})).run();
+        output.fails();
+        let told = output.messages();
+        let last = told.lines().last().unwrap();
+        let but = format!(
+            "put: REGISTRY/t/a: {} was pushed, but cannot be read: ",
+            image.digest
+        );
+        assert!(last.starts_with(&but) && last.contains(said), "{last}");
+    }
+}
+
+#[test]
+fn a_digest_of_the_other_algorithm_is_as_good_as_that_of_its_name() {
+    // A registry that answers with its own algorithm, whatever was asked for.
+    let registry = Registry::start();
+    let image = image([layer().file("a", "b")]).sha512().oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    let get = |format: &str| {
+        let output = Program::get(json!({
+            "source": {"repository": registry.repository("t/a")},
+            "version": {"tag": "1", "digest": digest},
+            "params": {"format": format},
+        }))
+        .against(&registry)
+        .run();
+        output.succeeds();
+        output
+    };
+    for (format, name) in [("oci", "image.tar"), ("oci-layout", "oci")] {
+        let fetched = get(format);
+        let request = json!({
+            "source": {"repository": registry.repository("t/b"), "tag": format},
+            "params": {"image": name},
+        });
+        let output = Program::put(request)
+            .destination(fetched.destination())
+            .against(&registry)
+            .run();
+        output.succeeds();
+        assert!(registry.tags("t/b").iter().any(|(tag, _)| tag == format));
+    }
 }
 
 #[test]
 fn images_that_cannot_be_pushed_leave_every_tag_where_it_was() {
     let registry = Registry::start();
     let image = app("new");
-    let layer = image.layers[0].digest.clone();
+    // Two layers: the registry has the first one already.
+    registry.put_image("t/a", "v1", &app("old"));
+    let before = registry.tags("t/a");
+    let layer = image.layers[1].digest.clone();
     let path = |program: &Program| {
         let hex = layer.split_once(':').unwrap().1;
         program
@@ -531,18 +606,35 @@ fn images_that_cannot_be_pushed_leave_every_tag_where_it_was() {
             .join("image/blobs/sha256")
             .join(hex)
     };
-    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
-    std::fs::remove_file(path(&program)).unwrap();
-    program.run().fails();
-    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
-    std::fs::write(path(&program), "short").unwrap();
-    program.run().fails();
-    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
-    let mut bytes = std::fs::read(path(&program)).unwrap();
-    bytes[20] ^= 1;
-    std::fs::write(path(&program), bytes).unwrap();
-    program.run().fails();
-    assert!(registry.tags("t/a").is_empty());
+    type Spoil = fn(&std::path::Path);
+    let spoilt: [(Spoil, &str); 3] = [
+        (
+            |blob| std::fs::remove_file(blob).unwrap(),
+            "there is no such file",
+        ),
+        (
+            |blob| std::fs::write(blob, "short").unwrap(),
+            "it has 5 bytes",
+        ),
+        (
+            |blob| {
+                let mut bytes = std::fs::read(blob).unwrap();
+                bytes[20] ^= 1;
+                std::fs::write(blob, bytes).unwrap();
+            },
+            "their digest is",
+        ),
+    ];
+    for (spoil, expect) in spoilt {
+        let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
+        spoil(&path(&program));
+        let output = program.run();
+        output.fails();
+        let told = output.messages();
+        let last = told.lines().last().unwrap();
+        assert!(last.contains(expect), "{last}");
+        assert_eq!(registry.tags("t/a"), before, "{expect}");
+    }
 }
 
 #[test]

@@ -171,13 +171,7 @@ fn patiently<T>(
             Ok(answer) => return Ok(answer),
             Err(error) => attempts
                 .wait_after(error, &gate, context.report)
-                .map_err(|error| {
-                    let error = match error.is_missing() {
-                        true => error.of_kind(Kind::Registry),
-                        false => error,
-                    };
-                    error.again(Again::Never)
-                })?,
+                .map_err(|error| error.of_something_else().again(Again::Never))?,
         }
     }
 }
@@ -280,8 +274,8 @@ impl<'a> Authenticator<'a> {
             || (response.status == 403 && matches!(self.credentials, Credentials::Ecr(_)))
     }
 
-    /// Answers a 401: a new token, or a password where none was sent; nothing where there is
-    /// nothing more that could be sent.
+    /// Answers a 401 (and ECR's 403): a new token, or a password where none was sent; nothing where
+    /// there is nothing more that could be sent.
     ///
     /// `sent` is what the refused request carried.
     ///
@@ -330,8 +324,10 @@ impl<'a> Authenticator<'a> {
         sent: Option<&Secret>,
     ) -> Result<Secret> {
         let realm = Realm::from_challenge(challenge, &self.registry, self.client, self.near_realm)?;
-        *lock(&self.method) = Method::Bearer(realm.clone());
-        Ok(self.token(&realm, scope, sent)?.bearer())
+        let token = self.token(&realm, scope, sent)?;
+        // Not before there is one: others would ask the same server, and have no other way.
+        *lock(&self.method) = Method::Bearer(realm);
+        Ok(token.bearer())
     }
 
     fn answer_basic(&self, sent: Option<&Secret>) -> Result<Option<Secret>> {
@@ -353,8 +349,15 @@ impl<'a> Authenticator<'a> {
         if sent.is_none() || is_young {
             return Ok(None);
         }
-        let other = self.credentials.basic(self.client, sent)?;
-        let other = other.filter(|other| sent != Some(other));
+        let other = match self.credentials.basic(self.client, sent) {
+            Ok(other) => other.filter(|other| sent != Some(other)),
+            // The registry's refusal says more than why there is no other password.
+            Err(error) => {
+                let report = self.client.context().report;
+                report.debug(|| format!("{error}; the refusal stands"));
+                None
+            }
+        };
         if let Some(other) = &other {
             *lock(&self.after_403) = Some((other.clone(), self.now()));
         }

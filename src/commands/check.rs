@@ -16,6 +16,8 @@ use crate::workers::Workers;
 const LOOKUPS: usize = 16;
 
 type Versions = Vec<(String, Digest)>;
+/// A version and when its image was made.
+type Dated = ((String, Digest), Option<Created>);
 
 pub(super) fn run(call: &Call<'_>) -> Result<String> {
     let request = CheckRequest::parse(call.request)?;
@@ -173,7 +175,8 @@ impl Check<'_> {
     /// `result[i]` belongs to `tags[i]`; a tag without a manifest is told of and has none.
     fn look_up(&self, remote: &Remote<'_>, tags: &[Tag]) -> Result<Vec<Option<Digest>>> {
         Workers::new(LOOKUPS).map(tags, |tag, _| {
-            let digest = remote.digest_of(Reference::Tag(tag))?;
+            let found = remote.digest_of(Reference::Tag(tag));
+            let digest = found.inspect_err(|_| remote.give_up())?;
             if digest.is_none() {
                 self.warn_of_missing(remote, tag);
             }
@@ -191,16 +194,22 @@ impl Check<'_> {
 
     fn by_creation(&self, remote: &Remote<'_>, tags: &[Tag]) -> Result<Versions> {
         let found = Workers::new(LOOKUPS).map(tags, |tag, _| {
-            let Some(fetched) = remote.tagged_manifest(tag)? else {
-                self.warn_of_missing(remote, tag);
-                return Ok(None);
-            };
-            let created = self
-                .created(remote, &fetched)
-                .doing(|| format!("creation time of `{tag}`"))?;
-            Ok(Some(((tag.as_str().to_owned(), fetched.digest), created)))
+            let found = self.with_creation(remote, tag);
+            found.inspect_err(|_| remote.give_up())
         })?;
         Ok(oldest_first(found.into_iter().flatten().collect()))
+    }
+
+    /// A tag's version, and when its image was made.
+    fn with_creation(&self, remote: &Remote<'_>, tag: &Tag) -> Result<Option<Dated>> {
+        let Some(fetched) = remote.tagged_manifest(tag)? else {
+            self.warn_of_missing(remote, tag);
+            return Ok(None);
+        };
+        let created = self
+            .created(remote, &fetched)
+            .doing(|| format!("creation time of `{tag}`"))?;
+        Ok(Some(((tag.as_str().to_owned(), fetched.digest), created)))
     }
 
     /// When the image was made; `None` where it does not say.

@@ -36,24 +36,25 @@ enum Source {
 impl<'a> Remote<'a> {
     /// Whether the repository has the blob. Where the registry refuses to say, it counts as
     /// missing: sending it works, or brings the reason, which no answer to HEAD has.
+    ///
+    /// # Errors
+    /// No answer, or no login.
     pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
         let url = self.blob_url(descriptor)?;
-        match self.send("HEAD", &url, Access::Pull, |request| request) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error)
-                if matches!(error.kind(), Kind::Denied | Kind::Registry)
-                    && error.can_try_again() == Again::Never =>
-            {
-                self.report()
-                    .debug(|| format!("{error}; taken for missing"));
-                Ok(false)
+        self.until_answered(|| {
+            let response = self.send_once("HEAD", &url, Access::Pull, |request| request)?;
+            match self.successful("HEAD", &url, response) {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_missing() => Ok(false),
+                Err(error) if error.can_try_again() == Again::Never => {
+                    self.report()
+                        .debug(|| format!("{error}; taken for missing"));
+                    Ok(false)
+                }
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error.doing(format!(
-                "{}: look up {}",
-                self.repository, descriptor.digest
-            ))),
-        }
+        })
+        .doing(|| format!("{}: look up {}", self.repository, descriptor.digest))
     }
 
     /// Opens a blob. A foreign layer (with `urls`) that the registry does not have is fetched

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Access, Remote};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Payload, Response, Url};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{ACCEPT, Descriptor, Document};
@@ -38,9 +38,9 @@ impl Remote<'_> {
         match self.head(reference).doing(doing)?.doing(doing) {
             Ok(Some(digest)) => Ok(Some(digest)),
             Err(error) if error.is_missing() => Ok(None),
-            // HEAD is not allowed, or says too little: GET has an answer, or the reason.
+            // HEAD is not allowed, breaks, or says too little: GET has an answer, or the reason.
             Ok(None) => self.digest_by_get(reference),
-            Err(error) if matches!(error.kind(), Kind::Registry | Kind::Denied) => {
+            Err(error) if matches!(error.kind(), Kind::Registry | Kind::Denied | Kind::Network) => {
                 self.report()
                     .debug(|| format!("{error}; asking with GET instead"));
                 self.digest_by_get(reference)
@@ -53,15 +53,22 @@ impl Remote<'_> {
     fn head(&self, reference: Reference<'_>) -> Result<Result<Option<Digest>>> {
         let url = self.manifest_url(reference)?;
         let response = self.until_answered(|| {
-            let response = self.send_once("HEAD", &url, Access::Pull, |request| {
+            let sent = self.send_once("HEAD", &url, Access::Pull, |request| {
                 request.header("accept", ACCEPT)
-            })?;
-            match response.status {
+            });
+            match sent {
                 // A limit holds for GET too; every other failure may be HEAD's alone.
-                429 => Err(self.problem("HEAD", &url, response)),
-                _ => Ok(response),
+                Ok(response) if response.status == 429 => Err(self.problem("HEAD", &url, response)),
+                Err(error) if matches!(error.can_try_again(), Again::Later { .. }) => {
+                    Ok(Err(error))
+                }
+                sent => sent.map(Ok),
             }
         })?;
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(error)),
+        };
         let response = match self.successful("HEAD", &url, response) {
             Ok(response) => response,
             Err(error) => return Ok(Err(error)),
@@ -214,7 +221,7 @@ impl Remote<'_> {
                     .payload(Payload::Bytes(bytes))
             })
             .doing(|| format!("{}: push {reference}", self.repository))?;
-        check_answer(&response, &response.url, &Digest::of(bytes), reference)
+        check_answer(&response, bytes, reference)
     }
 
     fn manifest_url(&self, reference: Reference<'_>) -> Result<Url> {
@@ -222,24 +229,21 @@ impl Remote<'_> {
     }
 }
 
-/// The digest that the registry says it stored must be the one that was sent.
-fn check_answer(
-    response: &Response,
-    url: &Url,
-    sent: &Digest,
-    reference: Reference<'_>,
-) -> Result<()> {
-    let expected = match reference {
-        Reference::Digest(digest) => digest,
-        Reference::Tag(_) => sent,
-    };
+/// The digest that the registry says it stored must be that of what was sent, whatever algorithm it
+/// prefers.
+fn check_answer(response: &Response, sent: &[u8], reference: Reference<'_>) -> Result<()> {
     let said = response
         .header("docker-content-digest")
         .and_then(|text| Digest::parse(text).ok());
     match said {
-        Some(said) if said != *expected && said.algorithm() == expected.algorithm() => {
+        Some(said) if said.check(sent).is_err() => {
+            let expected = match reference {
+                Reference::Digest(digest) => digest.clone(),
+                Reference::Tag(_) => Digest::of(sent),
+            };
             Err(Error::hostile(format!(
-                "PUT {url}: the registry stored {said} instead of {expected}"
+                "PUT {}: the registry stored {said} instead of {expected}",
+                response.url
             )))
         }
         _ => Ok(()),

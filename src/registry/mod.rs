@@ -8,6 +8,8 @@ mod manifests;
 mod tags;
 mod uploads;
 
+use std::sync::Mutex;
+
 use crate::auth::{Authenticator, Credentials, Scope};
 use crate::error::{Doing, Error, Result};
 use crate::http::{Client, Request, Response, Scheme, Url, problem};
@@ -15,6 +17,7 @@ use crate::oci::reference::Repository;
 use crate::report::Report;
 use crate::retry::{Attempts, Clock, Gate, Patience};
 use crate::secret::Secret;
+use crate::workers::{Stop, lock};
 
 pub(crate) use images::{DEPTH_LIMIT, Image};
 pub(crate) use manifests::Fetched;
@@ -33,6 +36,9 @@ pub(crate) struct Remote<'a> {
     pieces: uploads::Pieces,
     /// There is another registry with the same images.
     is_mirror: bool,
+    patience: Mutex<Patience>,
+    /// Set when all that is asked for is in vain.
+    stop: Stop,
 }
 
 /// What a request is for; decides what the token must allow.
@@ -60,6 +66,8 @@ impl<'a> Remote<'a> {
             gate: Gate::default(),
             pieces: uploads::Pieces::default(),
             is_mirror: false,
+            patience: Mutex::new(Patience::REGISTRY),
+            stop: Stop::default(),
         })
     }
 
@@ -72,6 +80,7 @@ impl<'a> Remote<'a> {
     ) -> Result<Self> {
         Ok(Remote {
             is_mirror: true,
+            patience: Mutex::new(Patience::MIRROR),
             ..Remote::new(client, repository, credentials)?
         })
     }
@@ -88,12 +97,19 @@ impl<'a> Remote<'a> {
         self.client.context().report
     }
 
-    fn attempts(&self) -> Attempts<'a> {
-        let patience = match self.is_mirror {
-            true => Patience::MIRROR,
-            false => Patience::REGISTRY,
-        };
-        Attempts::new(self.clock(), patience)
+    /// How long it is tried from now on.
+    pub(crate) fn set_patience(&self, patience: Patience) {
+        *lock(&self.patience) = patience;
+    }
+
+    /// Something has failed for good, and with it all that is asked for meanwhile: nobody waits any
+    /// more to try again.
+    pub(crate) fn give_up(&self) {
+        self.stop.set();
+    }
+
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(self.clock(), *lock(&self.patience)).until(&self.stop)
     }
 
     /// `/v2/NAME/REST` at the registry.

@@ -22,32 +22,31 @@ const MOST_PAGES: usize = 10_000;
 /// More tags than any repository has; a hostile registry costs us this many names.
 const MOST_TAGS: usize = 1_000_000;
 
-/// Where there are no tags, some registries write `null` and some leave them out.
 #[derive(Deserialize)]
 struct Listed {
-    #[serde(default)]
+    /// Where there are no tags, some registries write `null`.
+    #[serde(default, deserialize_with = "given")]
+    tags: Option<Option<Vec<Option<String>>>>,
+    /// Some leave them out; a document with neither is another one, such as an error with the status
+    /// of a success.
+    #[serde(default, deserialize_with = "given")]
     name: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    tags: Option<Vec<Option<String>>>,
+}
+
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Listed {
     fn read(bytes: &[u8]) -> Option<Vec<String>> {
         let listed: Listed = json::object(bytes).ok()?;
-        // Neither is another document, such as an error with the status of a success.
-        listed
-            .name
-            .as_ref()
-            .map(drop)
-            .or(listed.tags.as_ref().map(drop))?;
-        Some(
-            listed
-                .tags
-                .unwrap_or_default()
-                .into_iter()
-                .flatten()
-                .collect(),
-        )
+        let tags = match (listed.tags, listed.name) {
+            (None, None) => return None,
+            (tags, _) => tags.flatten().unwrap_or_default(),
+        };
+        Some(tags.into_iter().flatten().collect())
     }
 }
 
@@ -100,7 +99,7 @@ impl Remote<'_> {
                 )));
             }
             // A repository that has a first page is known.
-            page = self.page(&next).map_err(of_the_page)?;
+            page = self.page(&next).map_err(Error::of_something_else)?;
         }
     }
 
@@ -132,7 +131,7 @@ impl Remote<'_> {
             let of_query = url.query("n").is_some() && !content_type.contains("json");
             let response = self.successful("GET", url, response);
             let response = response.map_err(|error| match of_query {
-                true => of_the_page(error),
+                true => error.of_something_else(),
                 false => error,
             })?;
             let from = response.url.clone();
@@ -147,14 +146,6 @@ impl Remote<'_> {
                 next,
             })
         })
-    }
-}
-
-/// A page that is not there, of a repository that is or may be.
-fn of_the_page(error: Error) -> Error {
-    match error.is_missing() {
-        true => error.of_kind(Kind::Registry),
-        false => error,
     }
 }
 

@@ -77,6 +77,9 @@ impl Remote<'_> {
             };
             // A session that came farther than any before it is progress: the blob is large, and
             // the connection breaks now and then.
+            if upload.sent > 0 {
+                attempts.reached();
+            }
             if upload.sent > farthest {
                 farthest = upload.sent;
                 attempts.progress();
@@ -104,6 +107,7 @@ impl Remote<'_> {
         let mut tries = 0;
         loop {
             tries += 1;
+            attempts.begin(&self.gate)?;
             let committed = self
                 .send_once("PUT", &url, Access::Push, |request| {
                     request.header("content-type", "application/octet-stream")
@@ -283,6 +287,7 @@ impl Upload<'_, '_> {
         at: Option<u64>,
     ) -> Result<Url> {
         let remote = self.remote;
+        remote.attempts().begin(&remote.gate)?;
         let scope = remote.scope(Access::Push);
         let authorization = remote.authorization_for(session, &scope)?;
         let mut failure = None;
@@ -318,7 +323,7 @@ impl Upload<'_, '_> {
         let response = outcome?;
         let lost = Again::Later { after: None };
         match response.status {
-            _ if *self.renewals < RENEWALS && remote.auth.can_answer(&response) => {
+            status if *self.renewals < renewals(status) && remote.auth.can_answer(&response) => {
                 // The token ended on the way: a new one, and the session from its start.
                 *self.renewals += 1;
                 let other = remote
@@ -349,6 +354,15 @@ impl Upload<'_, '_> {
                 }
             }
         }
+    }
+}
+
+/// How often a login is renewed for one upload. A token ends; a password of ECR lasts longer than
+/// any upload, so one that is refused for the second time has not ended.
+fn renewals(status: u16) -> u32 {
+    match status {
+        403 => 1,
+        _ => RENEWALS,
     }
 }
 

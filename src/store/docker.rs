@@ -54,7 +54,7 @@ pub(super) fn read(files: &Files, workers: Workers) -> Result<Image> {
     let config_name = within(files, "Config", &saved.config)?;
     let config = required(files, &config_name)?;
     if files.has(&named("index.json")?)
-        && let Some(tree) = whole(files, &Digest::of(&config))?
+        && let Some(tree) = whole(files, &config)?
     {
         return Ok(Image::Tree(tree));
     }
@@ -107,7 +107,7 @@ fn within(files: &Files, field: &str, text: &str) -> Result<Name> {
 /// # Errors
 /// An OCI layout and a `manifest.json` that are about different images: which one is pushed must
 /// not depend on the reader.
-fn whole(files: &Files, config: &Digest) -> Result<Option<Tree>> {
+fn whole(files: &Files, config: &[u8]) -> Result<Option<Tree>> {
     let (_, index) = layout::index(files)?;
     if index.manifests.is_empty() {
         return Ok(None);
@@ -133,7 +133,7 @@ fn whole(files: &Files, config: &Digest) -> Result<Option<Tree>> {
             Document::Image(manifest) => Some(manifest.as_ref()),
             Document::Index(_) => None,
         });
-    if !images.any(|manifest| manifest.config.digest == *config) {
+    if !images.any(|manifest| manifest.config.digest.check(config).is_ok()) {
         return Err(Error::local(
             "`manifest.json` and `index.json` are about different images",
         ));
@@ -142,7 +142,7 @@ fn whole(files: &Files, config: &Digest) -> Result<Option<Tree>> {
 }
 
 /// The image with this config, looked for in what is there of an index that is not complete.
-fn alone(files: &Files, entries: &[Descriptor], config: &Digest) -> Option<Tree> {
+fn alone(files: &Files, entries: &[Descriptor], config: &[u8]) -> Option<Tree> {
     let mut entries: Vec<Descriptor> = entries.to_vec();
     // Every document is looked at once; an index of indexes of indexes ends here.
     for _ in 0..LAYERS_LIMIT {
@@ -151,7 +151,7 @@ fn alone(files: &Files, entries: &[Descriptor], config: &Digest) -> Option<Tree>
         let Ok(stored) = read else { continue };
         match &stored.document {
             Document::Index(index) => entries.extend(index.manifests.iter().cloned()),
-            Document::Image(manifest) if manifest.config.digest == *config => {
+            Document::Image(manifest) if manifest.config.digest.check(config).is_ok() => {
                 return layout::tree(files, stored).ok();
             }
             Document::Image(_) => {}

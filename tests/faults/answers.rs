@@ -360,6 +360,49 @@ fn a_server_that_repeats_what_it_was_sent_is_not_quoted() {
         output.keeps_secret([password, encoded]);
         assert!(output.messages().contains('…'), "{}", output.messages());
     }
+    // In URLs that the server makes: where an upload goes on, and where a list is.
+    let uploads = Fault::Answer(answer(202).with("Location", format!("/v2/t/b/{encoded}")));
+    let refused = Fault::error(400, "BAD", "no");
+    for (rules, is_put) in [
+        (
+            vec![
+                ("POST", "/v2/t/b/blobs/uploads/", uploads),
+                ("PATCH", "/v2/t/b/*", refused),
+            ],
+            true,
+        ),
+        (
+            vec![
+                (
+                    "GET",
+                    "/v2/t/a/tags/list",
+                    Fault::Redirect(302, format!("/else/{encoded}")),
+                ),
+                ("GET", "/else/*", Fault::Answer(answer(200).body("{}"))),
+            ],
+            false,
+        ),
+    ] {
+        let registry = Registry::setup().basic("alice", password).start();
+        for (method, path, fault) in rules {
+            registry
+                .on(method, path)
+                .with_header("authorization", "*")
+                .always()
+                .then(fault);
+        }
+        let mut source = json!({"username": "alice", "password": password});
+        let output = match is_put {
+            true => {
+                source["repository"] = json!(registry.repository("t/b"));
+                put(&registry, &image, source).run()
+            }
+            false => check(&registry, source).run(),
+        };
+        output.fails();
+        output.keeps_secret([password, encoded, "pass%2Fword"]);
+        assert!(output.messages().contains("/…"), "{}", output.messages());
+    }
 }
 
 #[test]
@@ -379,6 +422,52 @@ fn a_quota_that_is_used_up_is_nothing_that_a_login_changes() {
         last.ends_with(&format!("403 Forbidden: DENIED: {said}")),
         "{last}"
     );
+    // The name of a repository is no quota, and reading takes no room.
+    for (method, path, said) in [
+        (
+            "POST",
+            "/v2/t/quota/blobs/uploads/",
+            "access to t/quota is denied",
+        ),
+        (
+            "GET",
+            "/v2/t/quota/manifests/*",
+            "your quota of pulls is used up",
+        ),
+    ] {
+        let registry = serving(&image);
+        registry
+            .on(method, path)
+            .always()
+            .then(Fault::error(403, "DENIED", said));
+        let repository = json!({"repository": registry.repository("t/quota")});
+        let output = match method {
+            "GET" => get(&registry, &image, repository).run(),
+            _ => put(&registry, &image, repository).run(),
+        };
+        output.fails();
+        let last = told(&output).pop().unwrap();
+        let advice = "; set `source.username` and `source.password`";
+        assert!(last.ends_with(&format!("{said}{advice}")), "{last}");
+    }
+}
+
+#[test]
+fn a_login_that_fails_is_no_blob_that_is_missing() {
+    let image = small();
+    let tokens = Tokens::new()
+        .user("alice", "wonderland")
+        .anonymous_pull(true);
+    let registry = Registry::setup().bearer(&tokens).start();
+    let login = json!({
+        "repository": registry.repository("t/b"),
+        "username": "alice",
+        "password": "hunter2",
+    });
+    let output = put(&registry, &image, login).run();
+    output.fails();
+    let asked = count(&registry, "GET", "/token");
+    assert_eq!(asked, 1, "{}", output.messages());
 }
 
 #[test]
@@ -428,13 +517,16 @@ fn a_registry_without_head_is_asked_with_get() {
         Fault::Answer(answer(503)),
         Fault::Without("Docker-Content-Digest"),
         Fault::Header("Docker-Content-Digest", "sha256:nonsense".to_owned()),
+        // HEAD is no reason to try for ten minutes what GET has at once.
+        Fault::Reset,
+        Fault::Close,
     ] {
         let registry = serving(&image);
         registry.on("HEAD", "/v2/t/a/manifests/1").then(refusal);
         let output = check(&registry, json!({"tag": "1"})).run();
         output.succeeds_with(json!([{"tag": "1", "digest": image.digest}]));
         output.says("");
-        assert_eq!(registry.requests().len(), 2);
+        assert_eq!(count(&registry, "GET", "/v2/t/a/manifests/1"), 1);
     }
 }
 
@@ -459,6 +551,7 @@ fn a_list_of_tags_that_is_none_or_has_no_end_is_an_error_and_not_an_empty_list()
         (r#"{"name":"t/a","tags":null}"#, Ok(())),
         (r#"{"name":"t/a"}"#, Ok(())),
         (r#"{"tags":[]}"#, Ok(())),
+        (r#"{"tags":null}"#, Ok(())),
         ("{}", Err(())),
         (r#"{"errors":[{"code":"DENIED"}]}"#, Err(())),
         (r#"{"name":"t/a","tags":"1"}"#, Err(())),

@@ -128,9 +128,7 @@ impl Call<'_> {
                 .map(|target| ("x-amz-target", target.to_owned())),
         );
         let body = self.body.as_bytes();
-        let mut request = Request::new("POST", url)
-            .payload(Payload::Bytes(body))
-            .bound_to_origin();
+        let mut request = Request::new("POST", url).payload(Payload::Bytes(body));
         request = match self.proof {
             Proof::Signature(keys) => keys.secrets().fold(request, Request::holding),
             Proof::Token(token) => request.holding(token),
