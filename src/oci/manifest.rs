@@ -95,9 +95,10 @@ impl Descriptor {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
     }
 
-    /// Whether a layer is said to be compressed with zstd; its bytes may tell otherwise.
+    /// Whether a layer is said to be compressed with zstd (`…tar+zstd`, and `…tar.zstd` under Docker's
+    /// name); its bytes may tell otherwise.
     pub(crate) fn is_zstd(&self) -> bool {
-        self.media_type.ends_with("+zstd")
+        self.media_type.ends_with("zstd")
     }
 }
 
