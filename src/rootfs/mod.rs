@@ -23,7 +23,6 @@ mod testing;
 mod tree;
 mod unpack;
 
-use std::fs;
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -62,21 +61,18 @@ pub(crate) struct Unpacked {
 }
 
 impl<'a> Rootfs<'a> {
-    /// Starts in the directory `destination`, which is made where it is missing. What an earlier
-    /// try left there (`rootfs`, `.layers`) is removed; other files are left alone.
+    /// Starts in the directory `destination`, which is there; what an earlier try left in it has
+    /// been removed ([`Rootfs::remove_old`]), other files are left alone.
     ///
     /// The umask of the process is 0 from here on, because modes come from the image: whoever
     /// creates files names their mode.
     pub(crate) fn create(destination: &Path, report: &'a Report) -> Result<Self> {
-        let shown = destination.display();
-        fs::create_dir_all(destination).doing(|| format!("make destination `{shown}`"))?;
         Self::start(open_destination(destination)?, report)
-            .doing(|| format!("destination `{shown}`"))
+            .doing(|| format!("destination `{}`", destination.display()))
     }
 
     fn start(destination: OwnedFd, report: &'a Report) -> Result<Self> {
         umask(Mode::empty());
-        remove_old(&destination)?;
         let layers = fresh(&destination, LAYERS)?;
         let root = fresh(&destination, ROOTFS)?;
         // 0755, root's and of 1970, unless a layer says otherwise.
@@ -93,8 +89,12 @@ impl<'a> Rootfs<'a> {
 
     /// Removes what an earlier try left in the directory `destination`, which is there.
     pub(crate) fn remove_old(destination: &Path) -> Result<()> {
-        remove_old(&open_destination(destination)?)
-            .doing(|| format!("destination `{}`", destination.display()))
+        let opened = open_destination(destination)?;
+        let removed = [ROOTFS, LAYERS].into_iter().try_for_each(|name| {
+            remove::remove(&opened, name.as_bytes())
+                .map_err(|error| failed(error, "remove", name.as_bytes()))
+        });
+        removed.doing(|| format!("destination `{}`", destination.display()))
     }
 
     /// Unpacks layer `number`, a tar stream, into a fresh tree of its own; what an earlier attempt
@@ -172,14 +172,6 @@ fn open_destination(path: &Path) -> Result<OwnedFd> {
     open(path, flags, Mode::empty())
         .map_err(std::io::Error::from)
         .doing(|| format!("open destination `{}`", path.display()))
-}
-
-fn remove_old(destination: &OwnedFd) -> Result<()> {
-    for name in [ROOTFS, LAYERS] {
-        remove::remove(destination, name.as_bytes())
-            .map_err(|error| failed(error, "remove", name.as_bytes()))?;
-    }
-    Ok(())
 }
 
 /// Makes a directory that hands nothing on to what is made in it: neither a group (set-group-id of

@@ -64,7 +64,7 @@ pub(super) fn proof() -> (Verified, Verified) {
     (proof(), proof())
 }
 
-/// Unpacks and merges layers into `destination`.
+/// Unpacks and merges layers into `destination`, which is cleared first.
 pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
     apply_as(destination, layers, true)
 }
@@ -72,6 +72,7 @@ pub(super) fn apply(destination: &Path, layers: &[Layer]) -> Result<()> {
 /// The same, as on a filesystem that moves directories or does not.
 pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Result<()> {
     let report = Report::new(false, Hidden::default());
+    Rootfs::remove_old(destination)?;
     let rootfs = Rootfs::create(destination, &report)?;
     if !moves {
         rootfs.keeper.cannot_move_directories();

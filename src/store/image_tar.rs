@@ -45,8 +45,8 @@ pub(crate) struct ImageTar {
 }
 
 impl ImageTar {
-    /// Starts the tarball of the image `stored` at `path`, in the place of one that is there. It is
-    /// named for `names`; without any `docker load` loads it by its id alone.
+    /// Starts the tarball of the image `stored` at `path`, where what an earlier try left has been
+    /// removed. It is named for `names`; without any `docker load` loads it by its id alone.
     ///
     /// # Errors
     /// An index, which no tarball of this kind can hold; a manifest whose sizes make no sense.
@@ -79,7 +79,6 @@ impl ImageTar {
         }
         plan.end()?;
 
-        Self::remove_old(path)?;
         let unproven = unproven(path);
         let tar = ImageTar {
             path: path.to_owned(),

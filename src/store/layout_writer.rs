@@ -26,9 +26,8 @@ pub(crate) struct LayoutWriter {
 }
 
 impl LayoutWriter {
-    /// Starts a layout at `directory`, in the place of whatever is there.
+    /// Starts a layout at `directory`, where what an earlier try left has been removed.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
-        Self::remove_old(directory)?;
         make_directory(directory)?;
         let layout = LayoutWriter {
             directory: directory.to_owned(),
@@ -215,6 +214,7 @@ mod tests {
     /// Writes everything of `source` into a layout, as a pull does.
     fn copy(source: &Source, to: &Path) -> Result<()> {
         let tree: &Tree = tree(source);
+        LayoutWriter::remove_old(to)?;
         let layout = LayoutWriter::create(to)?;
         let blobs: Vec<&Descriptor> = tree.blobs().collect();
         Workers::new(4).map(&blobs, |blob, _| {

@@ -111,6 +111,7 @@ fn a_tarball_gets_its_name_when_every_blob_is_proven() {
     let path = scratch.path().join("image.tar");
     fs::write(&path, "of an earlier run").unwrap();
     let root = tree(&source).root().unwrap();
+    ImageTar::remove_old(&path).unwrap();
     let tar = ImageTar::create(&path, root, &[]).unwrap();
     let blob = tree(&source).blobs().next().unwrap().clone();
     let mut writer = tar.blob(&blob.digest).unwrap();
