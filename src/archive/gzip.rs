@@ -2,8 +2,9 @@
 //! depend on the input alone.
 //!
 //! One member (RFC 1952) with no name and no time in its header. Each block is deflated without
-//! knowledge of the others and ends on a byte (a sync flush, as pigz does with `--independent`), so
-//! that joining them is joining bytes. Several members would join as well and let libdeflate do the
+//! knowledge of the others, or stored where it does not get smaller. Either way it ends on a byte (a
+//! deflated one with a sync flush, as pigz does with `--independent`; a stored one by its nature), so
+//! that joining blocks is joining bytes. Several members would join as well and let libdeflate do the
 //! work, twice as fast; but there are readers of layers that stop after the first one.
 
 use std::io::{self, Read};
@@ -133,7 +134,8 @@ impl Deflater {
     fn worker() -> impl FnMut(Vec<u8>) -> Result<Block> {
         let mut deflater = Deflater {
             engine: Deflate::new(LEVEL, false, WINDOW_BITS),
-            // What cannot be compressed is stored, at a few bytes for each 64 KiB.
+            // Parts of a deflated block that do not get smaller zlib stores itself, at a few bytes
+            // for each.
             output: vec![0; BLOCK + BLOCK / 64 + 64],
         };
         move |plain| deflater.block(&plain)
