@@ -204,20 +204,6 @@ fn versions_of_a_registry_that_knows_no_pages_are_known_too() {
 }
 
 #[test]
-fn a_page_of_tags_that_is_gone_is_not_the_end_of_the_list() {
-    let registry = Registry::setup().page_size(1).start();
-    registry.put_image("t/a", "1.0.0", &app("one"));
-    registry.put_image("t/a", "2.0.0", &app("two"));
-    registry
-        .on("GET", "/v2/t/a/tags/list?*last=*")
-        .then(Fault::error(404, "NAME_UNKNOWN", "no such repository"));
-    let before = registry.tags("t/a");
-    let params = json!({"version": "1.0.1", "bump_aliases": true});
-    put(&registry, &app("new"), json!({}), params).run().fails();
-    assert_eq!(registry.tags("t/a"), before);
-}
-
-#[test]
 fn a_rebuild_with_one_new_layer_sends_one_layer() {
     let registry = Registry::start();
     let push = |image: &Image| {
@@ -722,41 +708,6 @@ fn a_tag_that_is_refused_after_others_names_those() {
              412 Precondition Failed: PRECONDITION: the tag 1 is immutable \
              (pushed before that: `1.2.3`, `latest`)",
         );
-}
-
-#[test]
-fn a_registry_that_does_not_say_what_it_has_is_sent_everything() {
-    for status in [400, 403, 405, 501] {
-        let registry = Registry::start();
-        let image = app("new");
-        registry
-            .on("HEAD", "/v2/t/a/blobs/*")
-            .always()
-            .then(Fault::Answer(answer(status)));
-        put(&registry, &image, json!({"tag": "v1"}), json!({}))
-            .run()
-            .succeeds();
-        assert_eq!(
-            registry.tags("t/a"),
-            [("v1".to_owned(), image.digest.clone())],
-            "{status}"
-        );
-    }
-    // What it has against us is in the answer to the upload.
-    let registry = Registry::start();
-    for (method, path) in [("HEAD", "/v2/t/a/blobs/*"), ("POST", "/v2/t/a/blobs/*")] {
-        let denied = Fault::error(403, "DENIED", "quota of project t is used up");
-        registry.on(method, path).always().then(denied);
-    }
-    let output = put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
-        .env("REGISTRY_IMAGE_WORKERS", "1")
-        .run();
-    output.fails();
-    let told = output.messages();
-    assert!(
-        told.contains("POST http://REGISTRY/v2/t/a/blobs/uploads/: 403 Forbidden: DENIED: quota of project t is used up"),
-        "{told}"
-    );
 }
 
 #[test]
