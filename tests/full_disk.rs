@@ -120,6 +120,13 @@ fn each_fills_up(unprivileged: bool) {
             "layer N of N (LAYER2…): link `l/NAME: no space left on device \
              (the filesystem holds N files and has no inodes left)",
         ),
+        // The last inode is the file's own, and not what it lacks.
+        rootfs(
+            [layer().noise("big", 2 << 20)],
+            "size=1m,nr_inodes=6",
+            "layer N of N (LAYER1…): write `big`: no space left on device \
+             (N of its N bytes found room)",
+        ),
         rootfs(
             [(0..8000).fold(layer(), |layer, n| layer.whiteout(format!("w/{n:0200}")))],
             "size=1m",

@@ -28,10 +28,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, fstatvfs, futimens, open};
+use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, futimens, open};
 use rustix::process::{getegid, geteuid, umask};
 
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Result};
 use crate::oci::digest::Verified;
 use crate::report::Report;
 use merge::Merge;
@@ -112,8 +112,7 @@ impl<'a> Rootfs<'a> {
         let layer = open_directory(&self.layers, &name)?;
         make_directory(&layer, TREE)?;
         let tree = open_directory(&layer, TREE)?;
-        let summary = Unpack::new(layer.as_fd(), tree, &self.keeper).run(tar);
-        let summary = summary.map_err(|error| self.explain(error))?;
+        let summary = Unpack::new(layer.as_fd(), tree, &self.keeper).run(tar)?;
         Ok(Unpacked { number, summary })
     }
 
@@ -132,23 +131,9 @@ impl<'a> Rootfs<'a> {
         let directory = open_directory(&self.layers, &name)?;
         let root = Tree::new(duplicate(self.root.as_fd())?);
         let merge = Merge::new(root, directory, layer.summary, &self.keeper)?;
-        merge.run().map_err(|error| self.explain(error))?;
+        merge.run()?;
         remove::remove(&self.layers, name.as_bytes())
             .map_err(|error| failed(error, "remove", name.as_bytes()))
-    }
-
-    /// A full filesystem has no space left, says the system, also where it has no inodes left.
-    #[cold]
-    fn explain(&self, error: Error) -> Error {
-        match fstatvfs(&self.destination) {
-            Ok(stat) if error.kind() == Kind::Local && stat.f_files > 0 && stat.f_favail == 0 => {
-                let files = stat.f_files;
-                error.noting(format!(
-                    "the filesystem holds {files} files and has no inodes left"
-                ))
-            }
-            _ => error,
-        }
     }
 
     /// Removes what was needed beside the rootfs. Directories have their times already: a merge

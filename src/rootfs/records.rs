@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::fs::{mkdirat, mknodat, openat, readlinkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use super::tree::failed;
+use super::tree::{failed, not_made};
 use crate::archive::shown;
 use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
@@ -35,8 +35,9 @@ impl List {
             Some(file) => file,
             none => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = openat(layer, self.name, flags, Mode::RUSR | Mode::WUSR)
-                    .map_err(|error| failed(error, "write list", self.name.as_bytes()))?;
+                let file = openat(&layer, self.name, flags, Mode::RUSR | Mode::WUSR);
+                let file = file
+                    .map_err(|error| not_made(layer, error, "write list", self.name.as_bytes()))?;
                 none.insert(BufWriter::with_capacity(BUFFER, File::from(file)))
             }
         };
@@ -128,7 +129,7 @@ impl Implied {
         match symlinkat(number.as_str(), directory, key.as_str()) {
             // The directory had been there before and was replaced by something else.
             Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(failed(error, "note", place)),
+            Err(error) => Err(not_made(directory, error, "note", place)),
         }
     }
 
@@ -216,7 +217,7 @@ impl Links {
                 let times = super::tree::times(mtime);
                 rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
             })
-            .map_err(|error| failed(error, "link", place))?;
+            .map_err(|error| not_made(parent, error, "link", place))?;
         self.also(layer, place)
     }
 
@@ -248,8 +249,8 @@ impl Links {
 /// for 1,023 bytes in one.)
 pub(super) fn write_note(directory: impl AsFd, name: &str, note: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|error| failed(error, "write note", name.as_bytes()))?;
+    let file = openat(&directory, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|error| not_made(directory, error, "write note", name.as_bytes()))?;
     File::from(file)
         .write_all(note)
         .doing(|| format!("write note `{name}`"))
@@ -272,8 +273,8 @@ pub(super) fn read_note(directory: impl AsFd, name: &str) -> Result<Vec<u8>> {
 
 /// Makes a directory of ours, which is not there.
 pub(super) fn make_directory(parent: impl AsFd, name: &str) -> Result<()> {
-    mkdirat(parent, name, Mode::RWXU)
-        .map_err(|error| failed(error, "make directory", name.as_bytes()))
+    mkdirat(&parent, name, Mode::RWXU)
+        .map_err(|error| not_made(parent, error, "make directory", name.as_bytes()))
 }
 
 pub(super) fn open_directory(parent: impl AsFd, name: &str) -> Result<OwnedFd> {

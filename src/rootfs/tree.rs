@@ -11,11 +11,12 @@
 //!
 //! Threat model: names and links are hostile; nobody else writes into the tree while we run.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps};
-use rustix::fs::{chmodat, fchmod, fchown, fstat, futimens, mkdirat, openat, readlinkat};
+use rustix::fs::{chmodat, fchmod, fchown, fstat, fstatvfs, futimens};
+use rustix::fs::{mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::getegid;
 
@@ -286,12 +287,13 @@ impl Tree {
         let mut place = self.get(parent)?.path.clone();
         path::push(&mut place, name)?;
         let above = self.touch(parent)?;
-        let wrong = |error| failed(error, "make directory", &place);
+        let making = "make directory";
         match mkdirat(&above, name, Mode::from_raw_mode(working(mode))) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(None),
-            Err(error) => return Err(wrong(error)),
+            Err(error) => return Err(not_made(&above, error, making, &place)),
         }
+        let wrong = |error| failed(error, making, &place);
         let fd = openat(&above, name, OPEN_DIRECTORY, Mode::empty()).map_err(wrong)?;
         let mut stat = fstat(&fd).map_err(wrong)?;
         // Some mounts (`grpid`) hand on the group of the directory above.
@@ -475,6 +477,26 @@ pub(super) fn failed(error: Errno, what: &str, place: &[u8]) -> Error {
     match result.doing(|| format!("{what} {}", shown(place))) {
         Err(error) => error,
         Ok(()) => Error::local("unreachable"),
+    }
+}
+
+/// The same for what could not be made in `directory`. A full filesystem has no space left, says the
+/// system, also where it is inodes that it has no more of.
+#[cold]
+pub(super) fn not_made(directory: impl AsFd, error: Errno, what: &str, place: &[u8]) -> Error {
+    let failure = failed(error, what, place);
+    if !matches!(error, Errno::NOSPC | Errno::DQUOT) {
+        return failure;
+    }
+    match fstatvfs(directory) {
+        // XFS makes inodes of free blocks: without blocks it has none either.
+        Ok(stat) if stat.f_files > 0 && stat.f_favail == 0 && stat.f_bavail > 0 => {
+            let files = stat.f_files;
+            failure.noting(format!(
+                "the filesystem holds {files} files and has no inodes left"
+            ))
+        }
+        _ => failure,
     }
 }
 

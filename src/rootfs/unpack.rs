@@ -15,7 +15,7 @@ use super::meta::{Born, Keeper, time};
 use super::path;
 use super::records::{Implied, Links, List};
 use super::remove::remove;
-use super::tree::{Child, Slot, Tree, Walked, failed};
+use super::tree::{Child, Slot, Tree, Walked, failed, not_made};
 use crate::archive::whiteout::{self, Mark};
 use crate::archive::{Data, Entries, Entry, EntryKind, shown};
 use crate::error::{Doing, Error, Result};
@@ -270,7 +270,7 @@ impl<'a> Unpack<'a> {
             }
             made => made,
         };
-        let made = made.map_err(|error| failed(error, "create", new.place))?;
+        let made = made.map_err(|error| not_made(&parent, error, "create", new.place))?;
         Ok((made, parent))
     }
 
