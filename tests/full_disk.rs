@@ -10,8 +10,9 @@
 
 mod common;
 
-use common::{Image, Layer, Program, Registry, Tmpfs, image, layer};
+use common::{Fault, Image, Layer, Program, Registry, Tmpfs, image, layer};
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// What fills up, and how.
 struct Case {
@@ -65,6 +66,36 @@ fn a_disk_that_fills_up_ends_the_step_with_what_was_needed() {
 #[test]
 fn without_privileges_too() {
     each_fills_up(true);
+}
+
+/// A layer of one job is read on one thread and unpacked on another.
+#[test]
+fn a_full_disk_does_not_wait_for_a_registry_that_does_not_answer() {
+    // Blocks of 256 KiB go from one to the other. The disk is full in the middle of the fifth one, and
+    // the connection breaks in the sixth.
+    let Some(disk) = Tmpfs::mount("size=1152k") else {
+        return;
+    };
+    let registry = Registry::start();
+    let image = image([layer().noise("big", 4 << 20)]).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    let path = format!("/v2/t/a/blobs/{}", image.layers[0].digest);
+    registry.on("GET", &path).then(Fault::ResetAfter(1_500_000));
+    let again = registry.on("GET", &path).nth(2).optional();
+    again.then(Fault::unavailable(60));
+    let request = json!({
+        "source": {"repository": registry.repository("t/a")},
+        "version": {"tag": "1", "digest": digest},
+    });
+    let started = Instant::now();
+    let get = Program::get(request).against(&registry).real_clock();
+    let output = get.destination(disk.path()).run();
+    output.fails();
+    let messages = output.messages();
+    let last = messages.lines().last().unwrap_or_default();
+    assert!(last.contains("no space left on device"), "{last}");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 fn each_fills_up(unprivileged: bool) {

@@ -145,7 +145,7 @@ impl Pull<'_, '_> {
         layer: &Layer<'_>,
         others: &Others,
     ) -> std::result::Result<Complete, Failure> {
-        let stop = others.stop();
+        let stop = &others.stop().for_parts();
         let blob_reader = self.remote.open(layer.blob, stop).map_err(Failure::Final)?;
         let reader = self.progress.counting(layer.at, stop.watch(blob_reader));
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
@@ -153,7 +153,13 @@ impl Pull<'_, '_> {
         let helps = || layer.blob.size >= SPLIT_FROM && others.leave_a_core_idle();
         let unpacked = archive::decode(&mut blob).and_then(|plain| {
             read_ahead(plain, helps, |plain| {
-                unpack(self.merger.rootfs(), layer, stop.watch(plain))
+                unpack(self.merger.rootfs(), layer, stop.watch(plain)).inspect_err(|error| {
+                    // Whoever reads ahead would wait long for a registry that does not answer. What
+                    // is hostile is read to its end: it may be no more than a fault on the way.
+                    if error.kind() == Kind::Local {
+                        stop.set();
+                    }
+                })
             })
         });
         match unpacked {

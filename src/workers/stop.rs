@@ -1,21 +1,34 @@
 //! Giving up early: what is done after another job has failed is done for nobody.
 
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
 /// Tells a running job that another one has failed, so that it can give up early.
-#[derive(Default)]
-pub(crate) struct Stop(AtomicBool);
+#[derive(Clone, Default)]
+pub(crate) struct Stop {
+    set: Arc<AtomicBool>,
+    /// What stops the parts of a job too.
+    job: Option<Box<Stop>>,
+}
 
 impl Stop {
+    /// For the parts of one job: set when one of them has failed, or when the job is to stop.
+    pub(crate) fn for_parts(&self) -> Self {
+        Stop {
+            set: Arc::default(),
+            job: Some(Box::new(self.clone())),
+        }
+    }
+
     /// # Errors
     /// Another job has failed. Nobody sees this error: that job's is the one that is returned.
     pub(crate) fn check(&self) -> Result<()> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.set.load(Ordering::Relaxed) {
             true => Err(Error::local("another job has failed")),
-            false => Ok(()),
+            false => self.job.as_ref().map_or(Ok(()), |job| job.check()),
         }
     }
 
@@ -25,7 +38,7 @@ impl Stop {
     }
 
     pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.set.store(true, Ordering::Relaxed);
     }
 }
 
@@ -50,5 +63,21 @@ impl<R: BufRead> BufRead for Watched<'_, R> {
 
     fn consume(&mut self, n: usize) {
         self.inner.consume(n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_stops_the_others_of_its_job_and_a_job_its_parts() {
+        let job = Stop::default();
+        let (one, other) = (job.for_parts(), job.for_parts());
+        one.set();
+        let reads = |stop: &Stop| stop.watch(io::empty()).read(&mut [0]).is_ok();
+        assert_eq!([&job, &one, &other].map(reads), [true, false, true]);
+        job.set();
+        assert_eq!([&job, &one, &other].map(reads), [false; 3]);
     }
 }
