@@ -47,8 +47,8 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
     let shown = match session::mirror(&client, source)? {
         Some(mirror) => match get.from(&mirror) {
             Ok(shown) => shown,
-            // A disk that is full, or a digest that has no image for the platform: the origin
-            // cannot help.
+            // A destination that cannot be written to, or a digest that has no image for the
+            // platform: the origin cannot help.
             Err(error) if matches!(error.kind(), Kind::Local | Kind::Config) => return Err(error),
             Err(error) => {
                 report.warn(format!("the mirror failed: {error}; using the origin"));

@@ -26,7 +26,8 @@ const SPLIT_FROM: u64 = 1 << 20;
 /// Fetches the layers of an image into `rootfs`.
 ///
 /// # Errors
-/// The layer that failed, and why; `rootfs` is not whole then.
+/// The layer that failed, and why; `rootfs` is not whole then. [`Kind::Local`] is what no other
+/// registry can change.
 pub(crate) fn rootfs(
     context: &Context<'_>,
     remote: &Remote<'_>,
@@ -177,6 +178,11 @@ impl Pull<'_, '_> {
                 Ok(_) => Err(Failure::Final(broken)),
                 Err(error) => Err(wrong_or_final(error)),
             },
+            // Bytes that are not the ones asked for can ask of a machine what none has: any amount of
+            // room, names of any length. Nobody has proven these.
+            Err(error) if error.kind() == Kind::Local => {
+                Err(Failure::Final(error.of_kind(Kind::Hostile)))
+            }
             Err(error) => Err(Failure::Final(error)),
         }
     }

@@ -1,8 +1,8 @@
 //! `registry_mirror`: Docker Hub is a fixture behind a proxy here, and the mirror another one.
 
 use crate::common::{
-    Authority, Fault, Image, Program, Proxy, Registry, Tokens, answer, free_port, image, index,
-    layer, noise,
+    Authority, Fault, Image, Program, Proxy, Registry, Tmpfs, Tokens, answer, free_port, image,
+    index, layer, noise,
 };
 use crate::help::{assert_arrived, merge, told};
 use serde_json::{Value, json};
@@ -221,6 +221,59 @@ fn the_origin_is_not_asked_for_what_it_cannot_change() {
         "get: REGISTRY/team/app@{}: there is no image for linux/s390x; there is linux/arm64",
         both.digest
     ));
+    assert!(world.proxy.lines().is_empty(), "{:?}", world.proxy.lines());
+}
+
+#[test]
+fn what_a_mirrors_bytes_ask_of_this_machine_the_origins_need_not() {
+    let image = image([layer().noise("a", 1 << 20).plain()]).oci();
+    let world = world(&image);
+    let mirror = Registry::start();
+    mirror.put_image("team/app", "1", &image);
+    // No filesystem has such a name.
+    let mut other = layer().file("x".repeat(300), "").tar();
+    other.resize(image.layers[0].bytes.len(), 0);
+    let path = format!("/v2/team/app/blobs/{}", image.layers[0].digest);
+    mirror.on("GET", &path).always().then(Fault::Body(other));
+    let request = json!({
+        "source": world.source(json!({"host": mirror.host()}), json!({})),
+        "version": {"tag": "1", "digest": image.digest},
+    });
+    let get = Program::get(request).env("https_proxy", world.proxy.url());
+    let output = get.against(&mirror).showing(&image.digest, "IMAGE").run();
+    output.succeeds();
+    let warnings = told(&output).into_iter();
+    let warnings: Vec<String> = warnings
+        .filter(|line| line.starts_with("warning"))
+        .collect();
+    assert_eq!(
+        warnings,
+        [format!(
+            "warning: the mirror failed: REGISTRY/team/app@IMAGE: layer 1 of 1 ({}…): \
+             create `{}`: file name too long; using the origin",
+            &image.layers[0].digest[..19],
+            "x".repeat(300)
+        )]
+    );
+    let file = output.destination().join("rootfs/a");
+    assert_eq!(std::fs::metadata(file).unwrap().len(), 1 << 20);
+}
+
+/// Of a blob that is kept as it is no more comes than its descriptor says, whoever serves it.
+#[test]
+fn a_disk_that_is_too_small_for_a_blob_is_too_small_for_the_origins() {
+    let image = image([layer().noise("a", 1 << 20)]).oci();
+    let world = world(&image);
+    let mirror = Registry::start();
+    mirror.put_image("team/app", "1", &image);
+    let Some(disk) = Tmpfs::mount("size=512k") else {
+        return;
+    };
+    let get = world.get(&image, json!({"host": mirror.host()}), json!({}));
+    let output = get.against(&mirror).destination(disk.path()).run();
+    output.fails();
+    let last = told(&output).pop().unwrap();
+    assert!(last.contains("no space left on device"), "{last}");
     assert!(world.proxy.lines().is_empty(), "{:?}", world.proxy.lines());
 }
 
