@@ -17,7 +17,7 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::registry::Remote;
 use crate::report::{Progress, Report};
 use crate::rootfs::{Rootfs, Unpacked};
-use crate::workers::{Others, lock, read_ahead};
+use crate::workers::{Others, Stop, lock, read_ahead};
 
 /// Layers smaller than this are inflated by the thread that unpacks them: another one and its
 /// blocks cost more than they bring.
@@ -134,7 +134,7 @@ impl Pull<'_, '_> {
             attempt => attempt,
         };
         match complete {
-            Ok(complete) => self.merger.add(layer.at, complete),
+            Ok(complete) => self.merger.add(layer.at, complete, others.stop()),
             Err(Failure::Final(error) | Failure::WrongBytes(error)) => {
                 Err(error.doing(layer.name()))
             }
@@ -246,9 +246,10 @@ impl<'m> Merger<'m> {
         &self.rootfs
     }
 
-    fn add(&self, at: usize, layer: Complete) -> Result<()> {
+    fn add(&self, at: usize, layer: Complete, stop: &Stop) -> Result<()> {
         lock(&self.state).complete.insert(at, layer);
         while let Some(layer) = self.take_next() {
+            stop.check()?;
             // After a failure nobody merges any more: `merging` stays as it is.
             self.rootfs
                 .merge(layer.tree, layer.blob, layer.plain)
@@ -275,5 +276,45 @@ impl<'m> Merger<'m> {
 
     fn into_rootfs(self) -> Rootfs<'m> {
         self.rootfs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::testing::layer;
+    use crate::report::Hidden;
+    use std::io;
+
+    #[test]
+    fn nothing_is_merged_after_another_layer_has_failed() {
+        let name = format!("registry-image-pull-{}", std::process::id());
+        let destination = std::env::temp_dir().join(name);
+        std::fs::create_dir(&destination).unwrap();
+        let report = Report::new(false, Hidden::default());
+        let merger = Merger::new(Rootfs::create(&destination, &report).unwrap());
+        let complete = |at: usize| {
+            let tar = layer().file(&at.to_string(), "").0;
+            let proof = || Checked::new(io::empty(), &Digest::of(b""), None).finish();
+            Complete {
+                name: at.to_string(),
+                tree: merger.rootfs().unpack(at, &mut tar.as_slice()).unwrap(),
+                blob: proof().unwrap(),
+                plain: proof().unwrap(),
+            }
+        };
+        let stop = Stop::default();
+        // Each waits for the one below.
+        merger.add(1, complete(1), &stop).unwrap();
+        merger.add(0, complete(0), &stop).unwrap();
+        merger.add(3, complete(3), &stop).unwrap();
+        stop.set();
+        merger.add(2, complete(2), &stop).unwrap_err();
+        let merged = std::fs::read_dir(destination.join("rootfs")).unwrap();
+        let mut merged: Vec<_> = merged.map(|entry| entry.unwrap().file_name()).collect();
+        merged.sort();
+        merger.into_rootfs().discard();
+        std::fs::remove_dir(&destination).unwrap();
+        assert_eq!(merged, ["0", "1"]);
     }
 }
