@@ -59,6 +59,8 @@ impl Tarball {
             return Ok(Body::Span(self.file.other(extent)));
         };
         match packed.head(extent) {
+            // Nothing is read for it, and the stream stays where it is for the next.
+            _ if extent.size == 0 => Ok(Body::Kept(Cursor::default())),
             Some(all) if all.len() as u64 == extent.size => Ok(Body::Kept(Cursor::new(all))),
             _ => Ok(Body::Stream(packed.open(&self.file, extent)?, extent.size)),
         }
@@ -233,13 +235,56 @@ impl Read for Body {
             n => {
                 *left -= n as u64;
                 if *left == 0 {
-                    let done = Body::Kept(Cursor::default());
-                    if let Body::Stream(stream, _) = std::mem::replace(self, done) {
-                        stream.park();
-                    }
+                    // The next one may go on from here.
+                    *self = Body::Kept(Cursor::default());
                 }
                 Ok(n)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::layout::named;
+    use crate::store::samples::{Parts, Scratch, zstd};
+
+    fn zstd_tarball(scratch: &Scratch, parts: &Parts) -> Tarball {
+        let path = scratch.path().join("packed");
+        fs::write(&path, zstd(&parts.tar())).unwrap();
+        Tarball::open(&path).unwrap()
+    }
+
+    fn parked_at(tarball: &Tarball) -> Option<u64> {
+        tarball.packed.as_ref().unwrap().parked_at()
+    }
+
+    #[test]
+    fn members_that_are_not_read_to_an_end_let_the_next_go_on() {
+        let mut parts = Parts::default();
+        for at in 0..3_u8 {
+            parts.file(&at.to_string(), vec![at; 100_000]);
+        }
+        parts.file("1-empty", "");
+        let scratch = Scratch::new();
+        let tarball = zstd_tarball(&scratch, &parts);
+        let find = |name: &str| {
+            tarball
+                .members
+                .find(&named(name).unwrap())
+                .unwrap()
+                .unwrap()
+        };
+        let extent = find("0");
+        io::copy(&mut tarball.body(extent).unwrap(), &mut io::sink()).unwrap();
+        assert_eq!(parked_at(&tarball), Some(extent.at + extent.size));
+        // Only its first byte.
+        let extent = find("1");
+        tarball.body(extent).unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(parked_at(&tarball), Some(extent.at + 1));
+        let empty = find("1-empty");
+        assert_eq!(tarball.body(empty).unwrap().read(&mut [0]).unwrap(), 0);
+        assert_eq!(parked_at(&tarball), Some(extent.at + 1));
     }
 }

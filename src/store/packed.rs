@@ -3,11 +3,11 @@
 //! A compressed stream can only be read from its start, so the tarball is inflated once to find its
 //! members. On the way the state of a gzip decoder is kept here and there; a member is then read from
 //! the state before it, and several threads may do so at once. A zstd decoder cannot be copied, and
-//! its window may take 128 MiB: there is one, which goes on from member to member, so that a tarball
-//! whose members are read in their order is decoded once more and not once for each of them.
+//! its window may take 128 MiB: there is one, which goes on from member to member, so that reading
+//! members in their order decodes the tarball once, and not once for each of them.
 //!
-//! Small members are kept whole on the way, and the first bytes of others: documents, and what a
-//! layer is compressed with, cost no decoding.
+//! Small members are kept whole on the way, and the first bytes of others, up to a limit: documents,
+//! and what a layer is compressed with, cost no decoding then.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
@@ -49,8 +49,8 @@ pub(super) struct Packed {
     parked: Option<Arc<Parked>>,
 }
 
-/// Where the last member that was read to its end has ended, and the decoder that goes on there.
-type Parked = Mutex<Option<(u64, Decoder<Span>)>>;
+/// The stream that the last member was read from, as far as it was read.
+type Parked = Mutex<Option<Plain>>;
 
 impl Packed {
     /// Lists the members of the tar that is compressed in `file`; `None` where it is not compressed.
@@ -68,11 +68,7 @@ impl Packed {
             return Err(Error::local("it is compressed, but holds no tarball"));
         }
         let mut listing = Listing {
-            stream: Stream {
-                decoder,
-                at: 0,
-                parked: None,
-            },
+            plain: Plain { decoder, at: 0 },
             apart: APART,
             states: Vec::new(),
             heads: HashMap::new(),
@@ -80,7 +76,7 @@ impl Packed {
         };
         let members = Members::list(&mut listing)?;
         // What follows the tar's end marker: the checksum of the stream is behind it.
-        let drained = io::copy(&mut listing.stream.decoder, &mut io::sink());
+        let drained = io::copy(&mut listing.plain, &mut io::sink());
         drained.map_err(|error| Error::io(Kind::Local, error))?;
         let packed = Packed {
             states: listing.states,
@@ -95,6 +91,13 @@ impl Packed {
         self.parked.is_some()
     }
 
+    /// Where the decoder that is kept goes on.
+    #[cfg(test)]
+    pub(super) fn parked_at(&self) -> Option<u64> {
+        let parked = lock(self.parked.as_ref()?);
+        parked.as_ref().map(|plain| plain.at)
+    }
+
     /// The first bytes of a member, all of them where it is small.
     pub(super) fn head(&self, extent: Extent) -> Option<Arc<[u8]>> {
         self.heads.get(&extent.at).cloned()
@@ -103,34 +106,61 @@ impl Packed {
     /// The plain stream from where `extent` begins.
     pub(super) fn open(&self, file: &Span, extent: Extent) -> Result<Stream> {
         let before = self.states.iter().rev().find(|(at, _)| *at <= extent.at);
-        let kept = before.and_then(|(at, decoder)| Some((*at, decoder.try_clone()?)));
+        let kept = before.and_then(|(at, decoder)| {
+            let (at, decoder) = (*at, decoder.try_clone()?);
+            Some(Plain { decoder, at })
+        });
         let parked = self.parked.as_ref();
         // One that has come too far is dropped: its window is needed for the next.
         let parked =
-            parked.and_then(|parked| lock(parked).take().filter(|(at, _)| *at <= extent.at));
-        let (at, decoder) = match kept.or(parked) {
+            parked.and_then(|parked| lock(parked).take().filter(|plain| plain.at <= extent.at));
+        let mut plain = match kept.or(parked) {
             Some(found) => found,
-            None => (0, decode(file.clone())?),
+            None => Plain {
+                decoder: decode(file.clone())?,
+                at: 0,
+            },
         };
-        let mut stream = Stream {
-            decoder,
-            at,
-            parked: self.parked.clone(),
-        };
-        let skipped = stream.pass(extent.at - at);
+        let skipped = plain.pass(extent.at - plain.at);
         skipped.map_err(|error| Error::io(Kind::Local, error))?;
-        Ok(stream)
+        Ok(Stream {
+            plain: Some(plain),
+            parked: self.parked.clone(),
+        })
     }
 }
 
-/// A plain stream that is being made from a compressed one.
+/// The plain stream from where a member begins. When it is dropped, the next member may go on from
+/// as far as this one was read.
 pub(crate) struct Stream {
-    decoder: Decoder<Span>,
-    at: u64,
+    /// Until it is dropped.
+    plain: Option<Plain>,
     parked: Option<Arc<Parked>>,
 }
 
 impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.plain.as_mut().map_or(Ok(0), |plain| plain.read(buf));
+        // What has failed leads nowhere.
+        read.inspect_err(|_| self.parked = None)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(parked) = &self.parked {
+            *lock(parked) = self.plain.take();
+        }
+    }
+}
+
+/// A plain stream that is being made from a compressed one.
+struct Plain {
+    decoder: Decoder<Span>,
+    at: u64,
+}
+
+impl Read for Plain {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.decoder.read(buf)?;
         self.at += n as u64;
@@ -138,7 +168,7 @@ impl Read for Stream {
     }
 }
 
-impl Stream {
+impl Plain {
     fn pass(&mut self, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
         while left > 0 {
@@ -153,18 +183,11 @@ impl Stream {
         }
         Ok(())
     }
-
-    /// The member that was asked for is read: the next one may go on from here.
-    pub(super) fn park(self) {
-        if let Some(parked) = &self.parked {
-            *lock(parked) = Some((self.at, self.decoder));
-        }
-    }
 }
 
 /// The stream while its members are listed.
 struct Listing {
-    stream: Stream,
+    plain: Plain,
     apart: u64,
     states: Vec<(u64, Decoder<Span>)>,
     heads: HashMap<u64, Arc<[u8]>>,
@@ -173,14 +196,14 @@ struct Listing {
 
 impl Read for Listing {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buf)
+        self.plain.read(buf)
     }
 }
 
 impl Forward for Listing {
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
         let kept = self.keep_head(bytes)?;
-        self.stream.pass(bytes - kept)?;
+        self.plain.pass(bytes - kept)?;
         // The member after a large one begins here, or nearly.
         self.keep_state();
         Ok(())
@@ -190,7 +213,7 @@ impl Forward for Listing {
 impl Listing {
     /// Keeps the first of the next `bytes`; how many.
     fn keep_head(&mut self, bytes: u64) -> io::Result<u64> {
-        let at = self.stream.at;
+        let at = self.plain.at;
         let size = if bytes <= SMALL { bytes } else { HEAD };
         let taken = usize::try_from(size).unwrap_or_default();
         // A member begins at a whole block, the padding of one never does.
@@ -200,13 +223,13 @@ impl Listing {
         }
         self.heads_left -= taken + HEAD_COST;
         let mut head = vec![0; taken];
-        self.stream.read_exact(&mut head)?;
+        self.plain.read_exact(&mut head)?;
         self.heads.insert(at, head.into());
         Ok(size)
     }
 
     fn keep_state(&mut self) {
-        let Stream { decoder, at, .. } = &self.stream;
+        let Plain { decoder, at } = &self.plain;
         let last = self.states.last().map_or(0, |(at, _)| *at);
         if at - last < self.apart {
             return;
@@ -322,10 +345,7 @@ mod tests {
             let name = crate::store::layout::named(name).unwrap();
             names.find(&name).unwrap().unwrap()
         };
-        let parked = || {
-            let parked = lock(packed.parked.as_ref().unwrap());
-            parked.as_ref().map(|(at, _)| *at)
-        };
+        let parked = || packed.parked_at();
         assert_eq!(packed.head(extent("small")).unwrap()[..], *b"bytes");
         assert_eq!(packed.head(extent("3")).unwrap()[..], [3; HEAD as usize]);
         // One that was passed over, and then one that lies before.
