@@ -201,24 +201,23 @@ fn loose(
     check_count(names.len(), &parsed, true).doing(|| files.show(config_name))?;
     let sources = saved.sources.unwrap_or_default();
     let mut jobs = Vec::with_capacity(names.len());
-    for (diff_id, name) in parsed.diff_ids().iter().zip(&names) {
-        jobs.push((
-            diff_id,
-            within(files, "Layers", name)?,
-            sources.get(diff_id),
-        ));
+    for (at, (diff_id, name)) in parsed.diff_ids().iter().zip(&names).enumerate() {
+        jobs.push((at, diff_id, within(files, "Layers", name)?));
     }
-    let mut layers = files
-        .readers(workers)
-        .map(&jobs, |(diff_id, name, source), _| {
-            layer(files, diff_id, name, *source)
-        })?;
+    // What has to be read in its order would be decoded from its start for each step back.
+    jobs.sort_by_key(|(_, _, name)| files.place(name));
+    let found = files.readers(workers).map(&jobs, |(_, diff_id, name), _| {
+        layer(files, diff_id, name, sources.get(diff_id))
+    })?;
+    let mut found: Vec<_> = jobs.into_iter().zip(found).collect();
+    found.sort_by_key(|((at, ..), _)| *at);
+    let (jobs, mut layers): (Vec<_>, Vec<Layer>) = found.into_iter().unzip();
     let oci = layers.iter().any(|layer| match layer {
         Layer::Ready(descriptor) => descriptor.media_type == OCI_ZSTD,
         _ => false,
     });
     let mut places = Vec::new();
-    for (layer, (_, name, _)) in layers.iter_mut().zip(jobs) {
+    for (layer, (_, _, name)) in layers.iter_mut().zip(jobs) {
         match layer {
             Layer::Ready(descriptor) => {
                 if oci && descriptor.media_type == DOCKER_GZIP {

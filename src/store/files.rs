@@ -247,8 +247,11 @@ impl Read for Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::digest::Digest;
+    use crate::store::docker;
     use crate::store::layout::named;
-    use crate::store::samples::{Parts, Scratch, zstd};
+    use crate::store::samples::{Parts, Scratch, config, gzip, key, layer, zstd};
+    use serde_json::json;
 
     fn zstd_tarball(scratch: &Scratch, parts: &Parts) -> Tarball {
         let path = scratch.path().join("packed");
@@ -286,5 +289,46 @@ mod tests {
         let empty = find("1-empty");
         assert_eq!(tarball.body(empty).unwrap().read(&mut [0]).unwrap(), 0);
         assert_eq!(parked_at(&tarball), Some(extent.at + 1));
+    }
+
+    #[test]
+    fn layers_are_hashed_in_the_order_of_the_file() {
+        let mut noise = 1_u64;
+        let mut text = || -> String {
+            let letter = |_| {
+                noise = noise
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                char::from(b'a' + (noise >> 60) as u8)
+            };
+            (0..200_000).map(letter).collect()
+        };
+        let layers = [layer(&text()), layer(&text()), layer(&text())];
+        let mut parts = Parts::default();
+        parts.json("config.json", &config(&layers));
+        // The first layer comes last in the file.
+        let names = ["c.tar", "b.tar", "a.tar"];
+        for (name, tar) in names.iter().zip(&layers) {
+            parts.file(name, gzip(tar));
+        }
+        let saved = json!([{"Config": "config.json", "Layers": names}]);
+        parts.json("manifest.json", &saved);
+        let scratch = Scratch::new();
+        let files = Files::Tarball(zstd_tarball(&scratch, &parts));
+        let image = docker::read(&files, Workers::new(2)).unwrap();
+        let crate::store::Image::Loose(loose) = image else {
+            panic!("it has no manifest");
+        };
+        let digests: Vec<Digest> = loose.layers.iter().map(key).cloned().collect();
+        assert_eq!(digests, layers.map(|tar| Digest::of(&gzip(&tar))));
+        let Files::Tarball(tarball) = &files else {
+            panic!("it is a tarball");
+        };
+        let last = tarball
+            .members
+            .find(&named("c.tar").unwrap())
+            .unwrap()
+            .unwrap();
+        assert_eq!(parked_at(tarball), Some(last.at + last.size));
     }
 }
