@@ -20,6 +20,7 @@ const DIRECT_FROM: usize = 16 * 1024;
 /// 2^27 bytes, 128 MiB: what `zstd -d` and every registry client accept; a frame with a larger
 /// window would cost us that much memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
 /// The plain bytes of a stream, in blocks of up to 256 KiB through [`BufRead`].
 pub(crate) struct Decoder<R> {
     input: Input<R>,

@@ -6,7 +6,7 @@
 //! byte, so that its digest stays. Else the image is the one in `manifest.json`, as `crane push` reads
 //! it: layers that are plain are compressed on the way, and a manifest is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ const OCI_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// Images whose names a message lists.
 const LISTED: usize = 10;
+
+/// Documents that are looked at for the one that `manifest.json` is about.
+const DOCUMENTS_LIMIT: usize = 4096;
 
 /// Layers of an image: Docker stops at 127.
 const LAYERS_LIMIT: usize = 4096;
@@ -144,13 +147,24 @@ fn whole(files: &Files, config: &[u8]) -> Result<Option<Tree>> {
 /// The image with this config, looked for in what is there of an index that is not complete.
 fn alone(files: &Files, entries: &[Descriptor], config: &[u8]) -> Option<Tree> {
     let mut entries: Vec<Descriptor> = entries.to_vec();
-    // Every document is looked at once; an index of indexes of indexes ends here.
-    for _ in 0..LAYERS_LIMIT {
+    let mut seen = HashSet::new();
+    // An index of indexes of indexes ends here.
+    while seen.len() < DOCUMENTS_LIMIT {
         let entry = entries.pop()?;
+        if !seen.insert(entry.digest.clone()) {
+            continue;
+        }
         let read = layout::stored(files, &entry.digest, Some(entry.size), &entry.media_type);
         let Ok(stored) = read else { continue };
         match &stored.document {
-            Document::Index(index) => entries.extend(index.manifests.iter().cloned()),
+            Document::Index(index) => {
+                let listed = index.manifests.iter();
+                entries.extend(
+                    listed
+                        .filter(|entry| !seen.contains(&entry.digest))
+                        .cloned(),
+                );
+            }
             Document::Image(manifest) if manifest.config.digest.check(config).is_ok() => {
                 return layout::tree(files, stored).ok();
             }

@@ -176,6 +176,20 @@ fn an_index_that_is_not_whole_gives_the_image_that_is_there() {
 }
 
 #[test]
+fn an_index_that_is_listed_again_and_again_is_looked_at_once() {
+    let (mut parts, image) = both_forms(&["a", "b"]);
+    let mut index = parts.index(&[json!({
+        "mediaType": OCI_MANIFEST, "digest": Digest::of(b"not saved").to_string(), "size": 1
+    })]);
+    for _ in 0..30 {
+        index = parts.index(&[index.clone(), index]);
+    }
+    let wanted = image["digest"].clone();
+    parts.layout(&[image, index]);
+    assert_eq!(root(&parts), wanted);
+}
+
+#[test]
 fn of_several_images_in_a_layout_the_saved_one_is_pushed() {
     let (mut parts, image) = both_forms(&["a"]);
     let other = parts.image(&["other"]);
