@@ -32,9 +32,12 @@ const SMALL: u64 = 64 << 10;
 /// Of a larger one, as much as tells its compression.
 const HEAD: u64 = 16;
 
-/// Bytes of members that are kept, with what each costs beside its bytes.
+/// Bytes of members that are kept, with what each costs beside its bytes. Whole ones leave room for
+/// the first bytes of 3,000 others: to open a member once for what it is compressed with and once
+/// to read it is to decode from the start of the tarball.
 const HEADS_MOST: usize = 1 << 20;
 const HEAD_COST: usize = 64;
+const LEFT_FOR_HEADS: usize = 256 << 10;
 
 /// Of a tar, in bytes.
 const BLOCK: u64 = 512;
@@ -214,7 +217,9 @@ impl Listing {
     /// Keeps the first of the next `bytes`; how many.
     fn keep_head(&mut self, bytes: u64) -> io::Result<u64> {
         let at = self.plain.at;
-        let size = if bytes <= SMALL { bytes } else { HEAD };
+        let room = self.heads_left.saturating_sub(LEFT_FOR_HEADS) as u64;
+        let whole = bytes <= SMALL.min(room);
+        let size = if whole { bytes } else { bytes.min(HEAD) };
         let taken = usize::try_from(size).unwrap_or_default();
         // A member begins at a whole block, the padding of one never does.
         let is_member = bytes > 0 && at.is_multiple_of(BLOCK);
@@ -362,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn small_members_are_kept_up_to_a_limit() {
+    fn small_members_are_kept_up_to_a_limit_and_the_heads_of_others() {
         let mut parts = Parts::default();
         for at in 0..2 * HEADS_MOST / SMALL as usize {
             parts.file(&format!("{at:03}"), vec![0; SMALL as usize]);
@@ -370,9 +375,14 @@ mod tests {
         let scratch = Scratch::new();
         let path = scratch.path().join("packed");
         std::fs::write(&path, zstd(&parts.tar())).unwrap();
-        let (packed, _) = Packed::index(&Span::whole(&path).unwrap())
+        let (packed, names) = Packed::index(&Span::whole(&path).unwrap())
             .unwrap()
             .unwrap();
+        for name in parts.0.keys() {
+            let name = crate::store::layout::named(name).unwrap();
+            let head = packed.head(names.find(&name).unwrap().unwrap());
+            assert!(head.is_some_and(|head| head.len() as u64 >= HEAD), "{name}");
+        }
         let kept: usize = packed
             .heads
             .values()
