@@ -19,8 +19,8 @@ use crate::request::{Format, GetRequest, Metadata, Produced, Source, produced};
 use crate::rootfs::Rootfs;
 use crate::store::{ImageTar, LayoutWriter};
 
-/// What a step leaves in its directory besides the image. `metadata.json` and `digest` come last:
-/// a directory without them is no image.
+/// What a step leaves in its directory besides the image. `digest` comes last: a directory without it
+/// holds no image.
 const LABELS: &str = "labels.json";
 const RUN_METADATA: &str = "metadata.json";
 const REPOSITORY: &str = "repository";
@@ -222,18 +222,22 @@ impl Get<'_> {
 
     fn write_files(&self, shown: &Shown, tag: Option<&str>) -> Result<()> {
         let params = &self.request.params;
-        if let Some(config) = &shown.config
-            && !params.skip_download
+        let config = shown.config.as_ref().filter(|_| !params.skip_download);
+        // 1. what describes the image
+        if let Some(config) = config
+            && params.format != Format::OciLayout
         {
-            if params.format != Format::OciLayout {
-                self.write(LABELS, &to_json(config.labels())?)?;
-            }
-            if params.format == Format::Rootfs {
-                self.write(RUN_METADATA, &to_json(&config.run_metadata())?)?;
-            }
+            self.write(LABELS, &to_json(config.labels())?)?;
         }
         self.write(REPOSITORY, self.repository.written())?;
         self.write(TAG, tag.unwrap_or_default())?;
+        // 2. what Concourse runs it by: whoever finds this finds a whole rootfs
+        if let Some(config) = config
+            && params.format == Format::Rootfs
+        {
+            self.write(RUN_METADATA, &to_json(&config.run_metadata())?)?;
+        }
+        // 3. what says that the step was done
         self.write(DIGEST, &self.request.digest.to_string())
     }
 
