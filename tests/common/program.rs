@@ -186,9 +186,11 @@ impl Program {
         let mut binary = PathBuf::from(BINARY);
         let drop_privileges = self.unprivileged && rustix::process::geteuid().is_root();
         if drop_privileges {
-            // The build directory may be closed to others.
+            // The build directory may be closed to others. Another process copies: what is open for
+            // writing here, a fork in another thread would hold open, and the file be busy.
             let copy = self.directory.join("registry-image");
-            fs::copy(&binary, &copy).unwrap();
+            let copied = Command::new("cp").arg(&binary).arg(&copy).status();
+            assert!(copied.unwrap().success());
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
             binary = copy;
             chown(self.directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
