@@ -2,6 +2,7 @@
 //! is made; what comes out are values that need no further check.
 
 mod answer;
+mod expression;
 mod fields;
 mod params;
 mod source;

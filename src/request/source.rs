@@ -2,6 +2,7 @@
 
 use regex_lite::Regex;
 
+use super::expression::{self, Alphabet};
 use super::fields::Fields;
 use crate::error::{Doing, Error, Result};
 use crate::oci::platform::Platform;
@@ -108,7 +109,7 @@ impl Source {
             repository: Repository::parse(&repository)?,
             insecure: fields.flag("insecure")?,
             tag: tag(&mut fields, "tag")?,
-            tag_regex: regex(&mut fields, "tag_regex")?,
+            tag_regex: regex(&mut fields, "tag_regex", Alphabet::Ascii)?,
             created_at_sort: fields.flag("created_at_sort")?,
             variant: tag(&mut fields, "variant")?,
             semver_constraint: fields.text("semver_constraint")?,
@@ -130,8 +131,8 @@ impl Source {
                 None => None,
             },
             ca_certs: fields.strings("ca_certs")?,
-            label_regex: regex(&mut fields, "label_regex")?,
-            annotation_regex: regex(&mut fields, "annotation_regex")?,
+            label_regex: regex(&mut fields, "label_regex", Alphabet::Unicode)?,
+            annotation_regex: regex(&mut fields, "annotation_regex", Alphabet::Unicode)?,
             warnings: Vec::new(),
         };
         fields.finish()?;
@@ -331,37 +332,17 @@ fn tag(fields: &mut Fields, name: &'static str) -> Result<Option<Tag>> {
     }
 }
 
-fn regex(fields: &mut Fields, name: &'static str) -> Result<Option<Regex>> {
+fn regex(fields: &mut Fields, name: &'static str, alphabet: Alphabet) -> Result<Option<Regex>> {
     let path = fields.path_of(name);
     match fields.string(name)? {
         None => Ok(None),
-        Some(text) => match Regex::new(&without_quotes(&text)) {
+        Some(text) => match expression::compile(&text, alphabet) {
             Ok(regex) => Ok(Some(regex)),
             Err(error) => Err(Error::config(format!(
                 "`{path}` is `{text}`, which is not a regular expression that is understood here: {error}"
             ))),
         },
     }
-}
-
-/// RE2 lets `\Q…\E` quote a part of an expression; the engine here knows single escapes alone.
-fn without_quotes(expression: &str) -> String {
-    let mut plain = String::with_capacity(expression.len());
-    let mut rest = expression;
-    while let Some((before, quoted)) = rest.split_once("\\Q") {
-        // `\\Q` is a backslash and a letter.
-        let escaped = before.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1;
-        let (quoted, after) = match escaped {
-            true => ("", quoted),
-            false => quoted.split_once("\\E").unwrap_or((quoted, "")),
-        };
-        plain.push_str(before);
-        plain.push_str(if escaped { "\\Q" } else { "" });
-        plain.push_str(&regex_lite::escape(quoted));
-        rest = after;
-    }
-    plain.push_str(rest);
-    plain
 }
 
 /// A text that may come from a mounted file: one newline at its end is dropped.
@@ -399,24 +380,5 @@ fn both_or_neither(
         (None, None) => Ok(None),
         (Some(_), None) => lonely(first_name, second_name),
         (None, Some(_)) => lonely(second_name, first_name),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoted_parts_of_an_expression_are_taken_literally() {
-        for (expression, text, found) in [
-            (r"^\Q1.2\E", "1.2-x", true),
-            (r"^\Q1.2\E", "1x2-x", false),
-            (r"\Qa.b", "xa.b", true),
-            (r"\Qa\E.\Qb\E", "a-b", true),
-            (r"\\\Qa.b\E", r"\a.b", true),
-        ] {
-            let regex = Regex::new(&without_quotes(expression)).unwrap();
-            assert_eq!(regex.is_match(text), found, "{expression} in {text}");
-        }
     }
 }
