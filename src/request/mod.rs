@@ -4,12 +4,11 @@
 mod answer;
 mod expression;
 mod fields;
+mod names;
 mod params;
 mod source;
 
-use serde_json::Value;
-
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
 
 pub(crate) use answer::{Metadata, Produced, found, produced};
@@ -47,26 +46,28 @@ pub(crate) struct PutRequest {
 
 impl CheckRequest {
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        let mut fields = document(text)?;
-        let source = Source::read(fields.object("source")?)?;
-        let version = Version::read(fields.object("version")?)?;
-        fields.finish()?;
-        Ok(CheckRequest { source, version })
+        let mut fields = document(text, names::CHECK)?;
+        Ok(CheckRequest {
+            source: Source::read(&mut fields)?,
+            version: Version::read(&mut fields)?,
+        })
     }
 }
 
 impl GetRequest {
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        let mut fields = document(text)?;
-        let source = Source::read(fields.object("source")?)?;
-        let version = Version::read(fields.object("version")?)?.unwrap_or_default();
-        let params = GetParams::read(fields.object("params")?, &source)?;
-        fields.finish()?;
-        let Some(digest) = &version.digest else {
-            return Err(Error::config("`version.digest` is missing")
-                .advise("a get step fetches exactly the digest of its version"));
+        let mut fields = document(text, names::GET)?;
+        let source = Source::read(&mut fields)?;
+        let version = Version::read(&mut fields)?;
+        let params = GetParams::read(&mut fields, &source)?;
+        let missing = |what: &str| {
+            Error::config(format!("`{what}` is missing"))
+                .advise("a get step fetches exactly the digest of its version")
         };
-        let digest = Digest::parse(digest).map_err(|error| error.doing("`version.digest`"))?;
+        let version = version.ok_or_else(|| missing("version"))?;
+        let digest = version.digest.as_deref();
+        let digest = digest.ok_or_else(|| missing("version.digest"))?;
+        let digest = Digest::parse(digest).doing(|| "`version.digest`")?;
         Ok(GetRequest {
             source,
             version,
@@ -78,40 +79,34 @@ impl GetRequest {
 
 impl PutRequest {
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        let mut fields = document(text)?;
-        let source = Source::read(fields.object("source")?)?;
-        let params = PutParams::read(fields.object("params")?)?;
-        fields.finish()?;
-        Ok(PutRequest { source, params })
+        let mut fields = document(text, names::PUT)?;
+        Ok(PutRequest {
+            source: Source::read(&mut fields)?,
+            params: PutParams::read(&mut fields)?,
+        })
     }
 }
 
 impl Version {
-    fn read(fields: Option<Fields>) -> Result<Option<Self>> {
-        let Some(mut fields) = fields else {
+    fn read(request: &mut Fields) -> Result<Option<Self>> {
+        let Some(mut fields) = request.object("version", names::VERSION)? else {
             return Ok(None);
         };
-        let version = Version {
+        Ok(Some(Version {
             tag: fields.text("tag")?,
             digest: fields.text("digest")?,
-        };
-        fields.finish()?;
-        Ok(Some(version))
+        }))
     }
 }
 
-fn document(text: &[u8]) -> Result<Fields> {
+fn document(text: &[u8], known: &'static [&'static str]) -> Result<Fields> {
+    // Editors and shells of Windows begin a file with it (RFC 8259, section 8.1: may be ignored).
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     if text.trim_ascii().is_empty() {
         return Err(Error::config("the request on stdin is empty")
             .advise("send a JSON document with `source` in it"));
     }
-    let value: Value = serde_json::from_slice(text).map_err(|error| {
-        Error::config(format!("the request on stdin is not valid JSON: {error}"))
-    })?;
-    match value {
-        Value::Object(map) => Ok(Fields::new(String::new(), map)),
-        _ => Err(Error::config("the request on stdin is not a JSON object")),
-    }
+    Fields::document(text, known)
 }
 
 #[cfg(test)]
@@ -149,7 +144,15 @@ mod tests {
             (r#"{"source":{}}"#, "`source.repository` is missing"),
             (
                 r#"{"source":{"repository":"a"},"parms":{}}"#,
+                "`parms` is not a field of the request; did you mean `params`?",
+            ),
+            (
+                r#"{"source":{"repository":"a"}}"#,
                 "`params.image` is missing; it is the path of the image to push",
+            ),
+            (
+                "\u{feff} ",
+                "the request on stdin is empty; send a JSON document with `source` in it",
             ),
             (
                 r#"{"source":{"repository":"a"},"params":{"image":"x"},"parms":{}}"#,
@@ -157,6 +160,68 @@ mod tests {
             ),
         ] {
             assert_eq!(refusal(text), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_told_before_what_is_missing() {
+        let source = |fields: &str| format!(r#"{{"source":{{"repository":"a",{fields}}}}}"#);
+        let long = format!(r#"{{"source":{{"{}":1}}}}"#, "x".repeat(300));
+        for (text, name, advice) in [
+            (
+                r#"{"sourc":{"repository":"a"}}"#.to_owned(),
+                "sourc",
+                "did you mean `source`?",
+            ),
+            (
+                r#"{"source":{"repositry":"a"}}"#.to_owned(),
+                "source.repositry",
+                "did you mean `source.repository`?",
+            ),
+            (
+                source(r#""user":"u""#),
+                "source.user",
+                "did you mean `source.username`?",
+            ),
+            (
+                source(r#""registry_mirror":{"hots":"h"}"#),
+                "source.registry_mirror.hots",
+                "did you mean `source.registry_mirror.host`?",
+            ),
+            (
+                source(r#""content_trust":{"repository_key_idd":"k"}"#),
+                "source.content_trust.repository_key_idd",
+                "did you mean `source.content_trust.repository_key_id`?",
+            ),
+            (
+                source(r#""skip_download":true"#),
+                "source.skip_download",
+                "it belongs in `params`",
+            ),
+            (
+                source(r#""version":"1""#),
+                "source.version",
+                "it belongs in `params`",
+            ),
+            (
+                r#"{"source":{"repository":"a"},"params":{"image":"x","tag":"1"}}"#.to_owned(),
+                "params.tag",
+                "it belongs in `source`",
+            ),
+            (
+                r#"{"repository":"a"}"#.to_owned(),
+                "repository",
+                "it belongs in `source`",
+            ),
+            (source(r#""":1"#), "source.", ""),
+            (long, &format!("source.{}…", "x".repeat(60)), ""),
+        ] {
+            let error = format!("`{name}` is not a field of the request");
+            let error = match advice {
+                "" => error,
+                advice => format!("{error}; {advice}"),
+            };
+            assert_eq!(refusal(&text), error, "{text}");
         }
     }
 
@@ -204,6 +269,26 @@ mod tests {
                 "`source.tag`: tag `a/b`: a tag may hold letters, digits, `_`, `.` and `-`",
             ),
             (
+                r#""variant":"-x""#,
+                "`source.variant` is `-x`: write it without the `-`",
+            ),
+            (
+                r#""aws_role_arn":"r""#,
+                "`source.aws_role_arn` is set, but `source.aws_region` is missing; set it to the region of the ECR registry",
+            ),
+            (
+                r#""aws_region":"r","aws_role_arn":"a","aws_role_arns":["b"]"#,
+                "`source.aws_role_arn` and `source.aws_role_arns` are both set; use one of them",
+            ),
+            (
+                r#""aws_region":"r","azure_acr":true"#,
+                "`source.aws_region` and `source.azure_acr` are both set: a registry is in one cloud",
+            ),
+            (
+                r#""username":"\ud800","password":"p""#,
+                "`source.username` is not valid JSON: unexpected end of hex escape at line 1 column 8",
+            ),
+            (
                 r#""variant":"a/b""#,
                 "`source.variant`: tag `a/b`: a tag may hold letters, digits, `_`, `.` and `-`",
             ),
@@ -214,15 +299,80 @@ mod tests {
 
     #[test]
     fn a_number_keeps_the_text_it_was_written_as() {
+        for number in ["1.10", "1.160", "1e3", "1E3", "1.5E+2"] {
+            let request = CheckRequest::parse(
+                format!(
+                    r#"{{"source":{{"repository":"a","tag":{number}}},"version":{{"tag":{number}}}}}"#
+                )
+                .as_bytes(),
+            );
+            let version = match &request {
+                Ok(request) => request.version.as_ref().and_then(|v| v.tag.as_deref()),
+                Err(error) => {
+                    // `+` is in no tag: the refusal shows the number.
+                    assert!(
+                        error.to_string().contains(&format!("`{number}`")),
+                        "{error}"
+                    );
+                    continue;
+                }
+            };
+            assert_eq!(version, Some(number));
+            let source = &request.as_ref().unwrap().source;
+            assert_eq!(source.tag.as_ref().map(|tag| tag.as_str()), Some(number));
+        }
+    }
+
+    #[test]
+    fn a_document_may_begin_with_a_byte_order_mark_and_say_a_field_twice() {
         let request = CheckRequest::parse(
-            br#"{"source":{"repository":"a","tag":1.10},"version":{"tag":1.160,"digest":"x"}}"#,
-        )
-        .unwrap();
-        let Follow::Tag(tag) = request.source.follow() else {
-            unreachable!("a tag is set");
-        };
-        assert_eq!(tag.as_str(), "1.10");
-        assert_eq!(request.version.unwrap().tag.as_deref(), Some("1.160"));
+            b"\xef\xbb\xbf{\"source\":{\"repository\":\"a\",\"repository\":\"b\"}}",
+        );
+        assert_eq!(request.unwrap().source.repository.written(), "b");
+    }
+
+    #[test]
+    fn what_is_nested_deeply_or_no_text_is_refused() {
+        let deep = format!(
+            r#"{{"source":{}{}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        assert_eq!(refusal(&deep), "`source` must be an object, not a list");
+        let broken = CheckRequest::parse(b"{\"source\":{\"repository\":\"\xff\"}}");
+        assert_eq!(
+            broken.err().map(|error| error.to_string()).as_deref(),
+            Some(
+                "the request on stdin is not valid JSON: invalid unicode code point at line 1 column 26"
+            )
+        );
+    }
+
+    #[test]
+    fn an_empty_host_is_no_mirror() {
+        for host in [r#""""#, "null"] {
+            let text = format!(
+                r#"{{"source":{{"repository":"a","registry_mirror":{{"host":{host},"username":""}}}}}}"#
+            );
+            let request = CheckRequest::parse(text.as_bytes()).unwrap();
+            assert!(request.source.mirror.is_none());
+        }
+    }
+
+    #[test]
+    fn a_platform_has_a_variant_of_its_own_or_in_its_architecture() {
+        for (platform, expected) in [
+            (r#"{"architecture":"arm","variant":"v6"}"#, "linux/arm/v6"),
+            (r#"{"architecture":"arm/v6"}"#, "linux/arm/v6"),
+            (
+                r#"{"architecture":"arm64/v8","variant":"v9","os":"freebsd"}"#,
+                "freebsd/arm64/v9",
+            ),
+        ] {
+            let text = format!(r#"{{"source":{{"repository":"a","platform":{platform}}}}}"#);
+            let request = CheckRequest::parse(text.as_bytes()).unwrap();
+            assert_eq!(request.source.platform.to_string(), expected, "{platform}");
+        }
     }
 
     #[test]
@@ -265,6 +415,10 @@ mod tests {
         for (rest, why) in [
             (
                 String::new(),
+                "`version` is missing; a get step fetches exactly the digest of its version",
+            ),
+            (
+                r#","version":{"tag":"1"}"#.to_owned(),
                 "`version.digest` is missing; a get step fetches exactly the digest of its version",
             ),
             (

@@ -1,6 +1,7 @@
 //! `params` of `in` and `out`.
 
 use super::fields::Fields;
+use super::names;
 use super::source::{Source, read_platform};
 use crate::error::{Error, Result};
 use crate::oci::platform::Platform;
@@ -24,13 +25,13 @@ pub(crate) struct GetParams {
 }
 
 impl GetParams {
-    pub(super) fn read(fields: Option<Fields>, source: &Source) -> Result<Self> {
+    pub(super) fn read(request: &mut Fields, source: &Source) -> Result<Self> {
         let mut params = GetParams {
             format: Format::Rootfs,
             platform: source.platform.clone(),
             skip_download: false,
         };
-        let Some(mut fields) = fields else {
+        let Some(mut fields) = request.object("params", names::GET_PARAMS)? else {
             return Ok(params);
         };
         params.format = match fields.string("format")?.as_deref() {
@@ -44,10 +45,9 @@ impl GetParams {
             }
         };
         params.skip_download = fields.flag("skip_download")?;
-        if let Some(platform) = fields.object("platform")? {
-            params.platform = read_platform(platform)?;
+        if let Some(platform) = read_platform(&mut fields)? {
+            params.platform = platform;
         }
-        fields.finish()?;
         Ok(params)
     }
 }
@@ -64,23 +64,19 @@ pub(crate) struct PutParams {
 }
 
 impl PutParams {
-    pub(super) fn read(fields: Option<Fields>) -> Result<Self> {
+    pub(super) fn read(request: &mut Fields) -> Result<Self> {
         let missing = || {
             Error::config("`params.image` is missing").advise("it is the path of the image to push")
         };
+        let fields = request.object("params", names::PUT_PARAMS)?;
         let mut fields = fields.ok_or_else(missing)?;
-        let image = fields.string("image")?;
         let params = PutParams {
-            image: image.unwrap_or_default(),
+            image: fields.string("image")?.ok_or_else(missing)?,
             version: fields.text("version")?,
             bump_aliases: fields.flag("bump_aliases")?,
             additional_tags: fields.string("additional_tags")?,
             tag_prefix: fields.text("tag_prefix")?,
         };
-        fields.finish()?;
-        if params.image.is_empty() {
-            return Err(missing());
-        }
         if params.tag_prefix.is_some() && params.additional_tags.is_none() {
             return Err(Error::config(
                 "`params.tag_prefix` is set, but `params.additional_tags` is missing",

@@ -4,6 +4,7 @@ use regex_lite::Regex;
 
 use super::expression::{self, Alphabet};
 use super::fields::Fields;
+use super::names;
 use crate::error::{Doing, Error, Result};
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Repository, Tag};
@@ -99,43 +100,33 @@ pub(crate) struct ContentTrust {
 }
 
 impl Source {
-    pub(super) fn read(fields: Option<Fields>) -> Result<Self> {
-        let mut fields = fields.ok_or_else(|| Error::config("`source` is missing"))?;
+    pub(super) fn read(request: &mut Fields) -> Result<Self> {
+        let fields = request.object("source", names::SOURCE)?;
+        let mut fields = fields.ok_or_else(|| request.missing("source"))?;
         let mut warnings = Vec::new();
-        let Some(repository) = fields.string("repository")? else {
-            return Err(Error::config("`source.repository` is missing"));
-        };
+        let repository = fields.string("repository")?;
+        let repository = repository.ok_or_else(|| fields.missing("repository"))?;
         let source = Source {
             repository: Repository::parse(&repository)?,
             insecure: fields.flag("insecure")?,
             tag: tag(&mut fields, "tag")?,
             tag_regex: regex(&mut fields, "tag_regex", Alphabet::Ascii)?,
             created_at_sort: fields.flag("created_at_sort")?,
-            variant: tag(&mut fields, "variant")?,
+            variant: variant(&mut fields)?,
             semver_constraint: fields.text("semver_constraint")?,
             pre_releases: fields.flag("pre_releases")?,
             pre_release_prefixes: fields.strings("pre_release_prefixes")?,
             semver_only: fields.flag("semver_only")?,
             login: read_login(&mut fields, &mut warnings)?,
-            platform: match fields.object("platform")? {
-                Some(platform) => read_platform(platform)?,
-                None => Platform::of_this_binary(),
-            },
+            platform: read_platform(&mut fields)?.unwrap_or_else(Platform::of_this_binary),
             debug: fields.flag("debug")?,
-            mirror: match fields.object("registry_mirror")? {
-                Some(mirror) => Some(Mirror::read(mirror, &mut warnings)?),
-                None => None,
-            },
-            content_trust: match fields.object("content_trust")? {
-                Some(trust) => Some(ContentTrust::read(trust, &mut warnings)?),
-                None => None,
-            },
+            mirror: Mirror::read(&mut fields, &mut warnings)?,
+            content_trust: ContentTrust::read(&mut fields, &mut warnings)?,
             ca_certs: fields.strings("ca_certs")?,
             label_regex: regex(&mut fields, "label_regex", Alphabet::Unicode)?,
             annotation_regex: regex(&mut fields, "annotation_regex", Alphabet::Unicode)?,
             warnings: Vec::new(),
         };
-        fields.finish()?;
         Ok(Source { warnings, ..source })
     }
 
@@ -148,7 +139,11 @@ impl Source {
     }
 }
 
-pub(super) fn read_platform(mut fields: Fields) -> Result<Platform> {
+/// The `platform` of `source` or `params`.
+pub(super) fn read_platform(object: &mut Fields) -> Result<Option<Platform>> {
+    let Some(mut fields) = object.object("platform", names::PLATFORM)? else {
+        return Ok(None);
+    };
     let mut platform = Platform::of_this_binary();
     if let Some(architecture) = fields.string("architecture")? {
         platform.set_architecture(&architecture);
@@ -159,8 +154,7 @@ pub(super) fn read_platform(mut fields: Fields) -> Result<Platform> {
     if let Some(variant) = fields.string("variant")? {
         platform.variant = Some(variant);
     }
-    fields.finish()?;
-    Ok(platform)
+    Ok(Some(platform))
 }
 
 fn read_login(fields: &mut Fields, warnings: &mut Vec<String>) -> Result<Login> {
@@ -213,12 +207,8 @@ fn read_aws(fields: &mut Fields, warnings: &mut Vec<String>) -> Result<Option<Ec
             ("aws_account_id", account_id.is_some()),
         ];
         return match needs_region.iter().find(|(_, set)| *set) {
-            Some((name, _)) => Err(Error::config(format!(
-                "`{}` is set, but `{}` is missing",
-                fields.path_of(name),
-                fields.path_of("aws_region")
-            ))
-            .advise("set it to the region of the ECR registry")),
+            Some((name, _)) => Err(lonely(fields, name, "aws_region")
+                .advise("set it to the region of the ECR registry")),
             None => Ok(None),
         };
     };
@@ -233,9 +223,7 @@ fn read_aws(fields: &mut Fields, warnings: &mut Vec<String>) -> Result<Option<Ec
         ("aws_secret_access_key", secret),
     )?;
     if static_keys.is_none() && session_token.is_some() {
-        return Err(Error::config(
-            "`source.aws_session_token` is set, but `source.aws_access_key_id` is missing",
-        ));
+        return Err(lonely(fields, "aws_session_token", "aws_access_key_id"));
     }
     Ok(Some(EcrLogin {
         region,
@@ -270,10 +258,17 @@ fn read_azure(fields: &mut Fields) -> Result<Option<AzureLogin>> {
 }
 
 impl Mirror {
-    fn read(mut fields: Fields, warnings: &mut Vec<String>) -> Result<Self> {
-        let host = fields
-            .string("host")?
-            .ok_or_else(|| Error::config(format!("`{}` is missing", fields.path_of("host"))))?;
+    fn read(source: &mut Fields, warnings: &mut Vec<String>) -> Result<Option<Self>> {
+        let Some(mut fields) = source.object("registry_mirror", names::MIRROR)? else {
+            return Ok(None);
+        };
+        // An empty host is that of a pipeline which is used with a mirror and without.
+        let left_empty = fields.has("host");
+        let host = match fields.string("host")? {
+            Some(host) => host,
+            None if left_empty => return Ok(None),
+            None => return Err(fields.missing("host")),
+        };
         // Whatever stands before an `@` may be a password.
         if host.contains('@') {
             return Err(
@@ -290,15 +285,17 @@ impl Mirror {
             .advise("leave out the scheme"));
         }
         let login = read_password(&mut fields, warnings)?;
-        fields.finish()?;
-        Ok(Mirror { host, login })
+        Ok(Some(Mirror { host, login }))
     }
 }
 
 impl ContentTrust {
-    fn read(mut fields: Fields, warnings: &mut Vec<String>) -> Result<Self> {
+    fn read(source: &mut Fields, warnings: &mut Vec<String>) -> Result<Option<Self>> {
+        let Some(mut fields) = source.object("content_trust", names::CONTENT_TRUST)? else {
+            return Ok(None);
+        };
         let required = |value: Option<String>, fields: &Fields, name: &str| {
-            value.ok_or_else(|| Error::config(format!("`{}` is missing", fields.path_of(name))))
+            value.ok_or_else(|| fields.missing(name))
         };
         let key_id = fields.string("repository_key_id")?;
         let key = fields.string("repository_key")?;
@@ -319,8 +316,7 @@ impl ContentTrust {
             login: read_password(&mut fields, warnings)?,
             scopes: fields.string("scopes")?,
         };
-        fields.finish()?;
-        Ok(trust)
+        Ok(Some(trust))
     }
 }
 
@@ -329,6 +325,17 @@ fn tag(fields: &mut Fields, name: &'static str) -> Result<Option<Tag>> {
     match fields.text(name)? {
         Some(text) => Ok(Some(Tag::parse(&text).doing(|| format!("`{path}`"))?)),
         None => Ok(None),
+    }
+}
+
+fn variant(fields: &mut Fields) -> Result<Option<Tag>> {
+    let path = fields.path_of("variant");
+    match fields.text("variant")? {
+        None => Ok(None),
+        Some(text) if text.starts_with('-') => Err(Error::config(format!(
+            "`{path}` is `{text}`: write it without the `-`"
+        ))),
+        Some(text) => Ok(Some(Tag::parse(&text).doing(|| format!("`{path}`"))?)),
     }
 }
 
@@ -368,17 +375,18 @@ fn both_or_neither(
     (first_name, first): (&str, Option<String>),
     (second_name, second): (&str, Option<String>),
 ) -> Result<Option<(String, String)>> {
-    let lonely = |set: &str, missing: &str| {
-        Err(Error::config(format!(
-            "`{}` is set, but `{}` is missing",
-            fields.path_of(set),
-            fields.path_of(missing)
-        )))
-    };
     match (first, second) {
         (Some(first), Some(second)) => Ok(Some((first, second))),
         (None, None) => Ok(None),
-        (Some(_), None) => lonely(first_name, second_name),
-        (None, Some(_)) => lonely(second_name, first_name),
+        (Some(_), None) => Err(lonely(fields, first_name, second_name)),
+        (None, Some(_)) => Err(lonely(fields, second_name, first_name)),
     }
+}
+
+fn lonely(fields: &Fields, set: &str, missing: &str) -> Error {
+    Error::config(format!(
+        "`{}` is set, but `{}` is missing",
+        fields.path_of(set),
+        fields.path_of(missing)
+    ))
 }
