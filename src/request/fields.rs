@@ -161,9 +161,17 @@ impl Fields {
     }
 
     pub(super) fn flag(&mut self, name: &'static str) -> Result<bool> {
+        Ok(self.switch(name)?.unwrap_or_default())
+    }
+
+    /// A flag for which `false` says more than nothing.
+    pub(super) fn switch(&mut self, name: &'static str) -> Result<Option<bool>> {
         match self.take(name) {
-            None => Ok(false),
-            Some(value) => self.read(name, "true or false", Shape::Flag, &value),
+            None => Ok(None),
+            Some(value) => {
+                let flag = self.read(name, "true or false", Shape::Flag, &value)?;
+                Ok(Some(flag))
+            }
         }
     }
 

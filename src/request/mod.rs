@@ -273,6 +273,14 @@ mod tests {
                 "`source.variant` is `-x`: write it without the `-`",
             ),
             (
+                r#""azure_client_id":"c""#,
+                "`source.azure_client_id` is set, but `source.azure_acr` is missing; set it to true for a registry in Azure",
+            ),
+            (
+                r#""azure_environment":"AzurePublic""#,
+                "`source.azure_environment` is set, but `source.azure_acr` is missing; set it to true for a registry in Azure",
+            ),
+            (
                 r#""aws_role_arn":"r""#,
                 "`source.aws_role_arn` is set, but `source.aws_region` is missing; set it to the region of the ECR registry",
             ),
@@ -345,6 +353,19 @@ mod tests {
             Some(
                 "the request on stdin is not valid JSON: invalid unicode code point at line 1 column 26"
             )
+        );
+    }
+
+    #[test]
+    fn an_azure_login_that_is_switched_off_is_told() {
+        let request = CheckRequest::parse(
+            br#"{"source":{"repository":"a","azure_acr":false,"azure_tenant_id":"t"}}"#,
+        )
+        .unwrap();
+        assert!(matches!(request.source.login, Login::Anonymous));
+        assert_eq!(
+            request.source.warnings,
+            ["`source.azure_tenant_id` has no effect: `source.azure_acr` is false"]
         );
     }
 

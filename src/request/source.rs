@@ -159,7 +159,7 @@ pub(super) fn read_platform(object: &mut Fields) -> Result<Option<Platform>> {
 
 fn read_login(fields: &mut Fields, warnings: &mut Vec<String>) -> Result<Login> {
     let aws = read_aws(fields, warnings)?;
-    let azure = read_azure(fields)?;
+    let azure = read_azure(fields, warnings)?;
     let password = read_password(fields, warnings)?;
     match (aws, azure) {
         (Some(_), Some(_)) => Err(Error::config(
@@ -237,8 +237,8 @@ fn read_aws(fields: &mut Fields, warnings: &mut Vec<String>) -> Result<Option<Ec
     }))
 }
 
-fn read_azure(fields: &mut Fields) -> Result<Option<AzureLogin>> {
-    let on = fields.flag("azure_acr")?;
+fn read_azure(fields: &mut Fields, warnings: &mut Vec<String>) -> Result<Option<AzureLogin>> {
+    let on = fields.switch("azure_acr")?;
     let login = AzureLogin {
         client_id: fields.string("azure_client_id")?,
         tenant_id: fields.string("azure_tenant_id")?,
@@ -254,7 +254,30 @@ fn read_azure(fields: &mut Fields) -> Result<Option<AzureLogin>> {
             "`source.azure_environment` is `{environment}`; it can be `AzurePublic`, `AzureGovernment` or `AzureChina`"
         )));
     }
-    Ok(on.then_some(login))
+    if on == Some(true) {
+        return Ok(Some(login));
+    }
+    let needs_azure = [
+        ("azure_client_id", login.client_id.is_some()),
+        ("azure_tenant_id", login.tenant_id.is_some()),
+        ("azure_environment", login.environment.is_some()),
+    ];
+    let set = needs_azure.iter().find(|(_, set)| *set);
+    match set {
+        None => Ok(None),
+        // Said to be off: a pipeline for registries in Azure and elsewhere.
+        Some((name, _)) if on == Some(false) => {
+            warnings.push(format!(
+                "`{}` has no effect: `{}` is false",
+                fields.path_of(name),
+                fields.path_of("azure_acr")
+            ));
+            Ok(None)
+        }
+        Some((name, _)) => {
+            Err(lonely(fields, name, "azure_acr").advise("set it to true for a registry in Azure"))
+        }
+    }
 }
 
 impl Mirror {
