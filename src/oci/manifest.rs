@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::json;
+use super::json::{self, bounded, named_texts, or_null};
 use super::platform::Platform;
 use super::reference::is_name;
 use crate::error::{Error, Result};
@@ -31,6 +31,9 @@ const LAYERS_LIMIT: usize = 4096;
 /// More entries than any index has; each may cost a request.
 const ENTRIES_LIMIT: usize = 16_384;
 
+/// More annotations than any builder writes on one thing; each may become a line of metadata.
+const ANNOTATIONS_LIMIT: usize = 4096;
+
 /// The annotation that names where a blob came from; the registry's host follows.
 const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
 
@@ -42,7 +45,7 @@ const MOUNTS_LIMIT: usize = 3;
 /// The inline `data` of a descriptor is not read: the same bytes are fetched and verified.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Descriptor {
-    #[serde(rename = "mediaType", default)]
+    #[serde(rename = "mediaType", default, deserialize_with = "or_null")]
     pub(crate) media_type: String,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
@@ -56,7 +59,7 @@ pub(crate) struct Descriptor {
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "or_null"
+        deserialize_with = "named_texts"
     )]
     pub(crate) annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,7 +124,7 @@ pub(crate) struct Manifest {
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "or_null"
+        deserialize_with = "named_texts"
     )]
     pub(crate) annotations: BTreeMap<String, String>,
 }
@@ -146,7 +149,7 @@ impl Manifest {
 pub(crate) struct Index {
     #[serde(deserialize_with = "or_null")]
     pub(crate) manifests: Vec<Descriptor>,
-    #[serde(default, deserialize_with = "or_null")]
+    #[serde(default, deserialize_with = "named_texts")]
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -176,17 +179,18 @@ impl Index {
             for entry in &self.manifests {
                 if let Some(platform) = &entry.platform {
                     let name = platform.to_string();
-                    // `unknown/unknown` are attestations (BuildKit), not platforms.
-                    if name != "unknown/unknown" && !there.contains(&name) {
+                    if !platform.is_attestation() && !there.contains(&name) {
                         there.push(name);
                     }
                 }
             }
-            let there = match there.is_empty() {
-                true => "no platform at all".to_owned(),
-                false => there.join(", "),
-            };
-            Error::config(format!("there is no image for {wanted}; there is {there}"))
+            Error::config(match there.is_empty() {
+                true => format!("there is no image for {wanted}: the index lists no image"),
+                false => format!(
+                    "there is no image for {wanted}; there is {}",
+                    there.join(", ")
+                ),
+            })
         })
     }
 }
@@ -219,6 +223,12 @@ impl Document {
             fs_layers: Option<serde::de::IgnoredAny>,
         }
         let content_type = essence(content_type);
+        if is_page(bytes) {
+            return Err(
+                Error::hostile("the manifest cannot be read: it is an HTML page")
+                    .advise("is there a proxy or login page in between?"),
+            );
+        }
         let shape: Shape = json::object(bytes)
             .map_err(|why| Error::hostile(format!("the manifest cannot be read: {why}")))?;
         let inside = shape.media_type.as_deref().unwrap_or_default();
@@ -274,14 +284,20 @@ impl Document {
     }
 
     fn check_counts(&self) -> Result<()> {
-        let (count, limit, what) = match self {
-            Document::Image(manifest) => (manifest.layers.len(), LAYERS_LIMIT, "layers"),
-            Document::Index(index) => (index.manifests.len(), ENTRIES_LIMIT, "entries"),
+        let check = |count, limit, what| bounded("manifest", count, limit, what);
+        let descriptors = match self {
+            Document::Image(manifest) => {
+                check(manifest.layers.len(), LAYERS_LIMIT, "layers")?;
+                &manifest.layers
+            }
+            Document::Index(index) => {
+                check(index.manifests.len(), ENTRIES_LIMIT, "entries")?;
+                &index.manifests
+            }
         };
-        if count > limit {
-            return Err(Error::hostile(format!(
-                "the manifest has {count} {what}; {limit} is the most that is accepted"
-            )));
+        let each = descriptors.iter().map(|descriptor| &descriptor.annotations);
+        for annotations in each.chain([self.annotations()]) {
+            check(annotations.len(), ANNOTATIONS_LIMIT, "annotations")?;
         }
         Ok(())
     }
@@ -327,6 +343,15 @@ fn contradiction(said: &str, field: &str) -> Error {
     ))
 }
 
+fn is_page(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    let begins = |with: &[u8]| {
+        let start = text.get(..with.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(with))
+    };
+    begins(b"<!doctype html") || begins(b"<html")
+}
+
 /// A media type without its parameters, in lower case (RFC 9110, section 8.3.1).
 fn essence(content_type: &str) -> String {
     let essence = content_type.split(';').next().unwrap_or_default();
@@ -343,15 +368,6 @@ fn is_manifest_type(media_type: &str) -> bool {
 
 fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
     json::object(bytes).map_err(|why| Error::hostile(format!("the manifest cannot be read: {why}")))
-}
-
-/// Go's encoders write an absent list or map as `null`.
-pub(super) fn or_null<'de, T, D>(deserializer: D) -> std::result::Result<T, D::Error>
-where
-    T: Default + Deserialize<'de>,
-    D: serde::Deserializer<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -446,8 +462,30 @@ mod tests {
             (
                 "<html>".to_owned(),
                 "text/html",
-                "the manifest cannot be read: it is not",
+                "the manifest cannot be read: it is an HTML page; is there a proxy or login page in between?",
             ),
+            (
+                "\n<!DOCTYPE html>".to_owned(),
+                "",
+                "the manifest cannot be read: it is an HTML page",
+            ),
+            (
+                "<?xml".to_owned(),
+                "",
+                "the manifest cannot be read: it is not a JSON object",
+            ),
+            (
+                image("").replace(r#""application/x""#, "null"),
+                "",
+                "image manifest",
+            ),
+            (
+                image(r#","annotations":{"a":null}"#)
+                    .replace(r#""size":0"#, r#""size":0,"annotations":{"a":null}"#),
+                "",
+                "image manifest",
+            ),
+            (index(r#","annotations":{"a":null}"#), "", "index"),
             (
                 image("").replace(r#""size":0"#, r#""size":-1"#),
                 "",
@@ -492,6 +530,43 @@ mod tests {
             index.entry_for(&wanted).unwrap_err().to_string(),
             "there is no image for linux/s390x; there is linux/arm64, windows/amd64"
         );
+    }
+
+    #[test]
+    fn an_index_without_images_says_so() {
+        let attestation = descriptor(r#","platform":{"os":"unknown","architecture":"unknown"}"#);
+        for entries in ["", attestation.as_str()] {
+            let text = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
+            let Document::Index(index) = Document::parse(text.as_bytes(), "").unwrap() else {
+                unreachable!("it has manifests");
+            };
+            let mut wanted = Platform::of_this_binary();
+            wanted.set_architecture("s390x");
+            assert_eq!(
+                index.entry_for(&wanted).unwrap_err().to_string(),
+                "there is no image for linux/s390x: the index lists no image"
+            );
+        }
+    }
+
+    #[test]
+    fn more_annotations_than_anybody_writes_are_refused() {
+        let annotations = |count: usize| {
+            let each: Vec<String> = (0..count).map(|n| format!(r#""{n}":"""#)).collect();
+            format!(r#","annotations":{{{}}}"#, each.join(","))
+        };
+        let error = |text: String| {
+            let parsed = Document::parse(text.as_bytes(), "");
+            parsed.err().map(|error| error.to_string())
+        };
+        let of_layer =
+            |count| image("").replace(r#""size":0"#, &format!(r#""size":0{}"#, annotations(count)));
+        let says = "the manifest has 4097 annotations; 4096 is the most that is accepted";
+        assert_eq!(error(image(&annotations(4096))), None);
+        assert_eq!(error(of_layer(4096)), None);
+        assert_eq!(error(image(&annotations(4097))).as_deref(), Some(says));
+        assert_eq!(error(index(&annotations(4097))).as_deref(), Some(says));
+        assert_eq!(error(of_layer(4097)).as_deref(), Some(says));
     }
 
     #[test]

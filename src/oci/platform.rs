@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::or_null;
+use super::json::or_null;
 
 /// An operating system and architecture as an index or config names them
 /// (image-spec, image-index.md, `platform`).
@@ -53,11 +53,20 @@ impl Platform {
         }
     }
 
+    /// Whether this is what BuildKit gives its attestations for a platform: `unknown/unknown`.
+    pub(crate) fn is_attestation(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+
     /// How well `offered` serves somebody who wants `self`: the smaller the better, `None` not at
     /// all. Without a variant any will do, the usual one first (`v8` for arm64, `v7` then `v6`
     /// for arm); an offer without a variant stands for the usual one, as in containerd.
+    /// Attestations serve nobody, whatever is wanted.
     pub(crate) fn preference(&self, offered: &Platform) -> Option<usize> {
-        if offered.os != self.os || offered.architecture != self.architecture {
+        if offered.is_attestation()
+            || offered.os != self.os
+            || offered.architecture != self.architecture
+        {
             return None;
         }
         let usual: &[&str] = match self.architecture.as_str() {
@@ -117,6 +126,7 @@ mod tests {
                 Some("linux/amd64"),
             ),
             ("linux/amd64", "windows/amd64 unknown/unknown", None),
+            ("unknown/unknown", "linux/amd64 unknown/unknown", None),
             (
                 "linux/arm64",
                 "linux/arm64/v9 linux/arm64/v8",
