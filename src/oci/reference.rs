@@ -28,6 +28,12 @@ impl Repository {
         if written.is_empty() {
             return Err(Error::config("`source.repository` is empty"));
         }
+        if written.trim() != written {
+            return Err(Error::config(
+                "`source.repository` begins or ends with a space or a newline",
+            )
+            .advise("leave it out"));
+        }
         // What stands before an `@` that begins no digest may be a password, and is not shown.
         if let Some((_, after)) = written.split_once('@')
             && !after.starts_with("sha")
@@ -39,6 +45,10 @@ impl Repository {
             return Err(refuse("it is a URL").advise("leave out the scheme"));
         }
         if let Some((name, _)) = written.split_once('@') {
+            let name = match name.rsplit_once(':') {
+                Some((name, tag)) if !tag.contains('/') => name,
+                _ => name,
+            };
             return Err(refuse("it has a digest")
                 .advise(format!("write `{name}` and pin the digest with a version")));
         }
@@ -53,8 +63,11 @@ impl Repository {
                 Some(host) => format!("{host}/{name}"),
                 None => name.to_owned(),
             };
-            return Err(refuse("it has a tag")
-                .advise(format!("write `repository: {name}` and `tag: \"{tag}\"`")));
+            return Err(match tag.is_empty() {
+                true => refuse("its tag is empty").advise(format!("write `repository: {name}`")),
+                false => refuse("it has a tag")
+                    .advise(format!("write `repository: {name}` and `tag: \"{tag}\"`")),
+            });
         }
         let hub = match host {
             None => true,
@@ -166,16 +179,21 @@ fn check_host(host: &str) -> std::result::Result<(), String> {
             None => (host, Some("0")),
         },
     };
-    let good_name = host.starts_with('[')
-        || (!name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')));
+    // A `.` at the end is that of the root of all names.
+    let mut labels = name.strip_suffix('.').unwrap_or(name).split('.');
+    let good_name = host.starts_with('[') || labels.all(is_label);
     let good_port = port.is_some_and(|port| port.parse::<u16>().is_ok());
     match good_name && good_port {
         true => Ok(()),
         false => Err(format!("`{host}` is not a host")),
     }
+}
+
+/// A part of a host's name (RFC 1123, section 2.1); some inside a company have a `_` as well.
+fn is_label(label: &str) -> bool {
+    let ends_with_dash = label.starts_with('-') || label.ends_with('-');
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    !label.is_empty() && !ends_with_dash && label.bytes().all(is_good)
 }
 
 /// Whether this may be the name of a repository; what is none must not become part of a scope.
@@ -282,6 +300,7 @@ mod tests {
             ("localhost:5000/x/y", "localhost:5000", "x/y"),
             ("127.0.0.1:5000/x", "127.0.0.1:5000", "x"),
             ("[::1]:5000/x", "[::1]:5000", "x"),
+            ("host_1.test./x", "host_1.test.", "x"),
             ("Registry.Example.COM/x", "registry.example.com", "x"),
             ("a/b/c__d.e-f--g", DOCKER_HUB, "a/b/c__d.e-f--g"),
         ] {
@@ -321,7 +340,44 @@ mod tests {
             ),
             (
                 "busybox:1@sha256:00",
-                "repository `busybox:1@sha256:00`: it has a digest; write `busybox:1` and pin the digest with a version",
+                "repository `busybox:1@sha256:00`: it has a digest; write `busybox` and pin the digest with a version",
+            ),
+            (
+                "localhost:5000/x@sha256:00",
+                "repository `localhost:5000/x@sha256:00`: it has a digest; write `localhost:5000/x` and pin the digest with a version",
+            ),
+            (
+                "host.test/a:",
+                "repository `host.test/a:`: its tag is empty; write `repository: host.test/a`",
+            ),
+            (
+                " a",
+                "`source.repository` begins or ends with a space or a newline; leave it out",
+            ),
+            (
+                "host.test/a\n",
+                "`source.repository` begins or ends with a space or a newline; leave it out",
+            ),
+            ("../a", "repository `../a`: `..` is not a host"),
+            (
+                "-h.test/a",
+                "repository `-h.test/a`: `-h.test` is not a host",
+            ),
+            (
+                "h-.test/a",
+                "repository `h-.test/a`: `h-.test` is not a host",
+            ),
+            (
+                "host..test/a",
+                "repository `host..test/a`: `host..test` is not a host",
+            ),
+            (
+                ".host.test/a",
+                "repository `.host.test/a`: `.host.test` is not a host",
+            ),
+            (
+                "host.test..:5000/a",
+                "repository `host.test..:5000/a`: `host.test..:5000` is not a host",
             ),
             (
                 "https://ghcr.io/a/b",
