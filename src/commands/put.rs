@@ -73,12 +73,13 @@ pub(super) fn run(call: &Call<'_>, directory: &Path) -> Result<String> {
 
 /// The tags that the request asks for, before the registry is asked anything.
 fn wanted_tags(source: &Source, params: &PutParams, directory: &Path) -> Result<WantedTags> {
-    let additional = match &params.additional_tags {
-        Some(name) => Some(
-            read_tags(&directory.join(name.trim_start_matches('/')))
-                .doing(|| format!("`params.additional_tags` (`{name}`)"))?,
-        ),
-        None => None,
+    let name = params.additional_tags.as_deref();
+    let file = name.map(|name| format!("`params.additional_tags` (`{name}`)"));
+    let additional = match (name, &file) {
+        (Some(name), Some(file)) => {
+            Some(read_tags(&directory.join(name.trim_start_matches('/'))).doing(|| file.as_str())?)
+        }
+        _ => None,
     };
     Wanted {
         tag: source.tag.as_ref().map(Tag::as_str),
@@ -86,6 +87,7 @@ fn wanted_tags(source: &Source, params: &PutParams, directory: &Path) -> Result<
         version: params.version.as_deref(),
         bump_aliases: params.bump_aliases,
         additional: additional.as_deref(),
+        file: file.as_deref(),
         prefix: params.tag_prefix.as_deref(),
     }
     .check()
@@ -106,7 +108,11 @@ fn read_tags(path: &Path) -> Result<String> {
     if bytes.len() as u64 > TAGS_LIMIT {
         return Err(Error::local(format!("it has more than {TAGS_LIMIT} bytes")));
     }
-    String::from_utf8(bytes).map_err(|_| Error::local("it is not a text file"))
+    // No text has a NUL; a binary that happens to be UTF-8 is not listed tag by tag.
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => Ok(text),
+        _ => Err(Error::local("it is not a text file")),
+    }
 }
 
 /// The one file or directory that `params.image` names.

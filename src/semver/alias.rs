@@ -6,7 +6,7 @@
 //! looked at.
 
 use super::version::Version;
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 
 /// A tag by the OCI distribution-spec 1.1 ("Pulling manifests"): a letter, a digit or `_`, then
 /// up to 127 more of these, `.` or `-`.
@@ -29,6 +29,8 @@ pub(crate) struct Wanted<'a> {
     /// The content of the file that `params.additional_tags` names. An empty file is a file:
     /// `Some("")`.
     pub(crate) additional: Option<&'a str>,
+    /// What messages call that file.
+    pub(crate) file: Option<&'a str>,
     /// `params.tag_prefix`
     pub(crate) prefix: Option<&'a str>,
 }
@@ -94,7 +96,11 @@ impl<'a> Wanted<'a> {
             (additional, _) => {
                 let prefix = prefix.unwrap_or_default();
                 for tag in additional.unwrap_or_default().split_whitespace() {
-                    tags.push(checked("additional tag", format!("{prefix}{tag}"))?);
+                    let tag = checked("additional tag", format!("{prefix}{tag}"));
+                    tags.push(match self.file {
+                        Some(file) => tag.doing(|| file)?,
+                        None => tag?,
+                    });
                 }
             }
         }
@@ -259,6 +265,7 @@ mod tests {
                     .as_str()
                     .and(case["additional_tags_file"].as_str()),
                 prefix: params["tag_prefix"].as_str(),
+                ..Wanted::default()
             };
             let texts = |value: &Value| -> Vec<String> {
                 let list = value.as_array().expect(line).iter();
@@ -427,6 +434,13 @@ mod tests {
                 format!("additional tag `feature/x`: {letters}"),
             ),
             (
+                Wanted {
+                    file: Some("tags/list"),
+                    ..additional("a/b")
+                },
+                format!("tags/list: additional tag `a/b`: {letters}"),
+            ),
+            (
                 additional("\u{feff}a"),
                 format!("additional tag `\\u{{feff}}a`: {letters}"),
             ),
@@ -483,6 +497,7 @@ mod tests {
                 variant: random.chance(2).then_some(variant),
                 version: random.chance(2).then_some(version),
                 bump_aliases: random.chance(2),
+                file: None,
                 additional: random.chance(2).then_some(additional),
                 prefix: random.chance(4).then_some(prefix),
             };
