@@ -53,6 +53,9 @@ The commands are names of this program (links to it), or its first argument:
   registry-image check < request.json
   registry-image --help | --version
 
+Environment: REGISTRY_IMAGE_WORKERS is how many blobs are worked on side by side,
+1 to 64 (default: twice the processors, 2 to 8).
+
 The request is one JSON document on stdin, the answer one on stdout; all else is
 on stderr. The exit status is 0, or 1 when the step failed.
 ";
@@ -102,9 +105,15 @@ fn run(arguments: Vec<OsString>, hidden: &Hidden) -> Result<String> {
     }
     let mut request = Vec::new();
     io::stdin()
-        .take(REQUEST_LIMIT)
+        .take(REQUEST_LIMIT + 1)
         .read_to_end(&mut request)
         .doing(|| "read the request")?;
+    if request.len() as u64 > REQUEST_LIMIT {
+        return Err(Error::config(format!(
+            "the request on stdin has more than {} MiB",
+            REQUEST_LIMIT >> 20
+        )));
+    }
     let variables = env::vars_os();
     let variables = variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

@@ -416,6 +416,33 @@ fn rules_that_cannot_be_read_are_refused_before_any_connection() {
 }
 
 #[test]
+fn the_bare_tag_is_left_out_where_versions_alone_are_followed() {
+    let (registry, digests) = tagged(Registry::setup(), &["1.0.0", "latest"]);
+    let version = |tag: &str| json!({"tag": tag, "digest": digests[tag]});
+    for (semver_only, expected) in [
+        (true, json!([version("1.0.0")])),
+        (false, json!([version("1.0.0"), version("latest")])),
+    ] {
+        check(&registry, json!({"semver_only": semver_only}), Value::Null)
+            .run()
+            .succeeds_with(expected);
+    }
+}
+
+#[test]
+fn expressions_of_re2_find_their_tags() {
+    let (registry, digests) = tagged(Registry::setup(), &["1.0-rc_1", "a"]);
+    let expected = json!([{"tag": "1.0-rc_1", "digest": digests["1.0-rc_1"]}]);
+    check(
+        &registry,
+        json!({"tag_regex": r"^\pN[\w-.]+$"}),
+        Value::Null,
+    )
+    .run()
+    .succeeds_with(expected);
+}
+
+#[test]
 fn denied_is_told_from_missing() {
     let (registry, _) = tagged(Registry::setup(), &["1.0.0"]);
     registry.on("GET", "/v2/t/a/tags/list*").then(Fault::error(

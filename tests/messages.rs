@@ -1,4 +1,4 @@
-//! Whole lines for what a user can get wrong about the way to a registry.
+//! Whole lines for what a user can get wrong about the call, the request and the way to a registry.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,9 @@
 
 mod common;
 
-use common::{Authority, Fault, Output, Program, Registry, Tokens, answer, free_port};
+use common::{
+    Authority, Fault, Output, Program, Registry, Tokens, answer, free_port, image, layer,
+};
 use serde_json::{Value, json};
 
 fn check(fields: Value) -> Program {
@@ -31,6 +33,125 @@ fn last_line(output: &Output) -> String {
     };
     let start = start.trim_end_matches(|c: char| c.is_ascii_digit());
     format!("{start}N tries without progress{rest}")
+}
+
+#[test]
+fn help_and_version_are_answered_whatever_else_is_there() {
+    for arguments in [
+        vec!["--help"],
+        vec!["-h"],
+        vec!["check", "--help"],
+        vec!["in", "-h"],
+        vec!["out", "--help"],
+    ] {
+        let program = Program::new([]).stdin("no JSON");
+        let output = arguments.iter().fold(program, Program::argument).run();
+        assert!(output.status.success(), "{arguments:?}");
+        assert!(
+            output
+                .stdout
+                .starts_with("registry-image: a Concourse resource")
+                && output.stdout.contains("REGISTRY_IMAGE_WORKERS"),
+            "{arguments:?}: {}",
+            output.stdout
+        );
+        assert_eq!(output.stderr, "", "{arguments:?}");
+    }
+    let version = format!("registry-image {}\n", env!("CARGO_PKG_VERSION"));
+    for arguments in [vec!["--version"], vec!["-V"], vec!["check", "-V"]] {
+        let output = arguments
+            .iter()
+            .fold(Program::new([]), Program::argument)
+            .run();
+        assert!(output.status.success(), "{arguments:?}");
+        assert_eq!(output.stdout, version, "{arguments:?}");
+    }
+    Program::new([])
+        .run()
+        .fails_with("a command is missing; see `registry-image --help`");
+    Program::new(["get"])
+        .run()
+        .fails_with("`get` is not a command; see `registry-image --help`");
+}
+
+#[test]
+fn every_command_can_be_called_by_a_link() {
+    let registry = Registry::start();
+    let source = json!({"repository": registry.repository("t/a"), "tag": "1"});
+    let app = image([layer().file("a", "1")]).oci();
+    let program = Program::put(json!({"source": source, "params": {"image": "image"}}));
+    app.write_layout(&program.directory_argument().join("image"), None);
+    let pushed = program.by_link("out").against(&registry).run().succeeds();
+    assert_eq!(pushed["version"]["digest"], app.digest);
+    let request = json!({"source": source, "version": pushed["version"]});
+    let fetched = Program::get(request).by_link("in").against(&registry).run();
+    assert_eq!(fetched.succeeds()["version"], pushed["version"]);
+    Program::check(json!({ "source": source }))
+        .by_link("check")
+        .against(&registry)
+        .run()
+        .succeeds_with(json!([pushed["version"]]));
+}
+
+#[test]
+fn debug_has_a_line_for_each_entry_of_a_layer() {
+    let registry = Registry::start();
+    let app = image([layer().dir("d").file("d/a", "1").symlink("l", "d/a")]).oci();
+    let digest = registry.put_image("t/a", "1", &app);
+    let source = json!({"repository": registry.repository("t/a"), "debug": true});
+    let request = json!({"source": source, "version": {"tag": "1", "digest": digest}});
+    let output = Program::get(request).against(&registry).run();
+    output.succeeds();
+    let messages = output.messages();
+    for entry in ["Directory `d/`", "File `d/a`", "Symlink `l`"] {
+        let lines = messages.lines().filter(|line| line.contains(entry));
+        assert_eq!(lines.count(), 1, "{entry}: {messages}");
+    }
+}
+
+#[test]
+fn a_request_that_is_too_large_is_told_so() {
+    let start = br#"{"source":{"repository":"a"}}"#;
+    let mut request = vec![b' '; (64 << 20) + 1];
+    request[..start.len()].copy_from_slice(start);
+    Program::new(["check"])
+        .stdin(request)
+        .run()
+        .fails_with("the request on stdin has more than 64 MiB");
+}
+
+#[test]
+fn a_number_of_workers_that_is_none_names_the_variable() {
+    for text in ["0", "65", "6500", "-1", "many"] {
+        check(json!({}))
+            .env("REGISTRY_IMAGE_WORKERS", text)
+            .run()
+            .fails_with(&format!(
+                "check: the environment's `REGISTRY_IMAGE_WORKERS` is `{text}`; \
+                 it is a number from 1 to 64"
+            ));
+    }
+}
+
+#[test]
+fn a_file_of_tags_is_named_with_what_is_wrong_in_it() {
+    for (content, why) in [
+        ("a\0b", "it is not a text file"),
+        (
+            "ok feature/x",
+            "additional tag `p-feature/x`: a tag may hold letters, digits, `_`, `.` and `-`",
+        ),
+    ] {
+        Program::put(json!({
+            "source": {"repository": "registry.test/t/a"},
+            "params": {"image": "image", "additional_tags": "tags/list", "tag_prefix": "p-"},
+        }))
+        .source_file("tags/list", content)
+        .run()
+        .fails_with(&format!(
+            "put: `params.additional_tags` (`tags/list`): {why}"
+        ));
+    }
 }
 
 #[test]

@@ -28,12 +28,12 @@ pub(super) fn context<'a>(call: &Call<'a>, report: &'a Report) -> Result<Context
     let workers = match call.env.get(WORKERS) {
         None => Workers::for_this_machine(),
         Some(text) => match text.trim().parse() {
-            Ok(0) | Err(_) => {
+            Ok(n @ 1..=64) => Workers::new(n),
+            _ => {
                 return Err(Error::config(format!(
                     "the environment's `{WORKERS}` is `{text}`; it is a number from 1 to 64"
                 )));
             }
-            Ok(n) => Workers::new(n),
         },
     };
     Ok(Context {
