@@ -201,6 +201,8 @@ def walk(root):
             path = os.path.join(directory, name)
             at = os.path.relpath(path, os.fsencode(root)).decode(errors="backslashreplace")
             status = os.lstat(path)
+            if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                continue  # ours leaves devices out, as a user namespace must
             entry = {
                 "type": stat.S_IFMT(status.st_mode),
                 "mode": oct(stat.S_IMODE(status.st_mode)),
@@ -213,8 +215,6 @@ def walk(root):
                 entry["content"] = content(path)
             elif stat.S_ISLNK(status.st_mode):
                 entry["target"] = os.readlink(path)
-            elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-                entry["device"] = status.st_rdev
             if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
                 links.setdefault(status.st_ino, []).append(at)
             entries[at] = entry
@@ -251,7 +251,7 @@ def print_trees(contenders, trees):
     ours, confirmed = trees.get(contenders[0]), False
     if ours is None:
         return False
-    print(f"\nTrees: {len(ours)} entries; type, mode, owner, size, content, links, mtime, extended attributes compared with ours.")
+    print(f"\nTrees: {len(ours)} entries without devices; type, mode, owner, size, content, links, mtime, extended attributes compared with ours.")
     for contender in contenders[1:]:
         if contender not in trees:
             continue
