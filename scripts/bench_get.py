@@ -25,13 +25,15 @@ def main():
     options = arguments()
     print_setting("in against other programs", options, ("crane", "skopeo", "umoci", "tar", "igzip"))
     confirmed = True
-    for reference in options.images:
+    for number, reference in enumerate(options.images):
         image = Image(reference)
         contenders = [CONTENDERS[name](image, options) for name in options.contenders]
         print(f"\n## {reference}\n\n{image.describe()}\n")
         print_commands(contenders)
         for place in options.dest:
-            runs, trees = measure(contenders, options.runs, place)
+            own = place / f"image{number}"
+            own.mkdir()
+            runs, trees = measure(contenders, options.runs, own)
             print(f"\nDEST on {storage(place)}:")
             print_table(contenders, runs)
             confirmed &= print_trees(contenders, trees)
