@@ -229,10 +229,10 @@ impl Push<'_, '_> {
         let order = |blob: &Blob| (self.source.place(blob.name()), Reverse(blob.size()));
         let mut jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
         jobs.sort_by_key(|(_, blob)| order(blob));
-        let mut pushed = workers.map(&jobs, |(at, blob), _| {
+        let stop = self.remote.stop();
+        let mut pushed = workers.map_until(stop, &jobs, |(at, blob), _| {
             let descriptor = self
                 .blob(blob, *at, &progress)
-                .inspect_err(|_| self.remote.give_up())
                 .doing(|| format!("push {}", blob.label()))?;
             Ok((*at, descriptor))
         })?;

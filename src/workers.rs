@@ -25,25 +25,25 @@ const MOST: usize = 64;
 pub(crate) struct Workers(NonZeroUsize);
 
 /// What a running job can see of the others.
-pub(crate) struct Others {
-    stop: Stop,
+pub(crate) struct Others<'s> {
+    stop: &'s Stop,
     /// Jobs that are not done, this one included.
     left: AtomicUsize,
     cores: usize,
 }
 
-impl Others {
-    fn new(jobs: usize) -> Self {
+impl<'s> Others<'s> {
+    fn new(jobs: usize, stop: &'s Stop) -> Self {
         Others {
-            stop: Stop::default(),
+            stop,
             left: AtomicUsize::new(jobs),
             cores: cores(),
         }
     }
 
     /// Set when one of them has failed.
-    pub(crate) fn stop(&self) -> &Stop {
-        &self.stop
+    pub(crate) fn stop(&self) -> &'s Stop {
+        self.stop
     }
 
     /// Whether there are fewer jobs left than processors.
@@ -84,14 +84,29 @@ impl Workers {
     pub(crate) fn map<T, R>(
         self,
         items: &[T],
-        job: impl Fn(&T, &Others) -> Result<R> + Sync,
+        job: impl Fn(&T, &Others<'_>) -> Result<R> + Sync,
+    ) -> Result<Vec<R>>
+    where
+        T: Sync,
+        R: Send,
+    {
+        self.map_until(&Stop::default(), items, job)
+    }
+
+    /// The same with a [`Stop`] that others watch too. It is set when the failure is known as the
+    /// one to return, so that whoever gives up because of it is not taken for the failure.
+    pub(crate) fn map_until<T, R>(
+        self,
+        stop: &Stop,
+        items: &[T],
+        job: impl Fn(&T, &Others<'_>) -> Result<R> + Sync,
     ) -> Result<Vec<R>>
     where
         T: Sync,
         R: Send,
     {
         let next = AtomicUsize::new(0);
-        let others = Others::new(items.len());
+        let others = Others::new(items.len(), stop);
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
         let work = || {

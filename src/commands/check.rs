@@ -174,9 +174,8 @@ impl Check<'_> {
 
     /// `result[i]` belongs to `tags[i]`; a tag without a manifest is told of and has none.
     fn look_up(&self, remote: &Remote<'_>, tags: &[Tag]) -> Result<Vec<Option<Digest>>> {
-        Workers::new(LOOKUPS).map(tags, |tag, _| {
-            let found = remote.digest_of(Reference::Tag(tag));
-            let digest = found.inspect_err(|_| remote.give_up())?;
+        Workers::new(LOOKUPS).map_until(remote.stop(), tags, |tag, _| {
+            let digest = remote.digest_of(Reference::Tag(tag))?;
             if digest.is_none() {
                 self.warn_of_missing(remote, tag);
             }
@@ -193,9 +192,8 @@ impl Check<'_> {
     }
 
     fn by_creation(&self, remote: &Remote<'_>, tags: &[Tag]) -> Result<Versions> {
-        let found = Workers::new(LOOKUPS).map(tags, |tag, _| {
-            let found = self.with_creation(remote, tag);
-            found.inspect_err(|_| remote.give_up())
+        let found = Workers::new(LOOKUPS).map_until(remote.stop(), tags, |tag, _| {
+            self.with_creation(remote, tag)
         })?;
         Ok(oldest_first(found.into_iter().flatten().collect()))
     }

@@ -121,7 +121,7 @@ enum Failure {
 }
 
 impl Pull<'_, '_> {
-    fn layer(&self, layer: &Layer<'_>, others: &Others) -> Result<()> {
+    fn layer(&self, layer: &Layer<'_>, others: &Others<'_>) -> Result<()> {
         let complete = match self.attempt(layer, others) {
             Err(Failure::WrongBytes(error)) => {
                 self.report.info(format!(
@@ -144,7 +144,7 @@ impl Pull<'_, '_> {
     fn attempt(
         &self,
         layer: &Layer<'_>,
-        others: &Others,
+        others: &Others<'_>,
     ) -> std::result::Result<Complete, Failure> {
         let stop = &others.stop().for_parts();
         let blob_reader = self.remote.open(layer.blob, stop).map_err(Failure::Final)?;

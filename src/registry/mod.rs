@@ -102,10 +102,9 @@ impl<'a> Remote<'a> {
         *lock(&self.patience) = patience;
     }
 
-    /// Something has failed for good, and with it all that is asked for meanwhile: nobody waits any
-    /// more to try again.
-    pub(crate) fn give_up(&self) {
-        self.stop.set();
+    /// Whoever sets it says that all that is asked for is in vain: nobody waits any more to try again.
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     fn attempts(&self) -> Attempts<'_> {
