@@ -246,7 +246,7 @@ impl<'a> Merge<'a> {
             Err(error) => return Err(both.failed(error, name)),
         };
         if kind == FileType::Directory {
-            return Ok(false);
+            return self.replace_empty(both, name);
         }
         if let Some(number) = self.implied.get(&both.own(name)?)? {
             let to = both.to(name)?;
@@ -277,6 +277,20 @@ impl<'a> Merge<'a> {
             self.keeper.cannot_move_directories();
         }
         moved
+    }
+
+    /// Moves a whole subtree in place of a directory that is empty, if its own entry describes it:
+    /// nothing of the lower one would be left but its name.
+    fn replace_empty(&mut self, both: &Both<'_>, name: &[u8]) -> Result<bool> {
+        if !self.keeper.moves_directories() || self.implied.get(&both.own(name)?)?.is_some() {
+            return Ok(false);
+        }
+        // Most are not empty; what else forbids it is met again, and told, further down.
+        let moved = renameat(both.upper, name, both.lower, name).is_ok();
+        if moved {
+            self.lower.forget(&both.to(name)?);
+        }
+        Ok(moved)
     }
 
     /// For filesystems on which a directory cannot be moved (EXDEV on some overlays): one is made,
