@@ -378,6 +378,65 @@ fn a_layer_that_is_wrong_once_is_fetched_again() {
     assert_eq!(tree(output.destination().join("rootfs")).len(), 2);
 }
 
+/// Large layers are unpacked from the top by one worker, and what a layer replaces is left out of
+/// those below it.
+#[test]
+fn what_was_left_out_and_is_needed_after_all_is_fetched_once_more() {
+    let lower = || {
+        layer()
+            .noise("noise", 1_200_000)
+            .dir("etc")
+            .file("etc/a", "old")
+    };
+    let upper = || lower().file("etc/a", "new");
+    for (lower, between, fetched) in [
+        (lower(), layer().file("kept", "old"), [1, 1, 1]),
+        (
+            lower().hardlink("kept", "etc/a"),
+            layer().file("b", ""),
+            [2, 1, 1],
+        ),
+        (lower(), layer().hardlink("kept", "etc/a"), [2, 2, 2]),
+    ] {
+        let registry = Registry::start();
+        let image = image([lower, between, upper()]).oci();
+        let digest = registry.put_image("t/a", "1", &image);
+        let run = |source: Value| {
+            let output = get(&registry, &digest, source, json!({}))
+                .env("REGISTRY_IMAGE_WORKERS", "1")
+                .run();
+            output.succeeds();
+            for (name, data) in [("etc/a", "new"), ("kept", "old")] {
+                assert_eq!(output.file(&format!("rootfs/{name}")), data);
+            }
+            output
+        };
+        let output = run(json!({}));
+        let times = image.layers.iter().map(|layer| {
+            let blob = format!("GET /v2/t/a/blobs/{} 200", layer.digest);
+            let requests = registry.requests();
+            requests
+                .iter()
+                .filter(|request| request.line() == blob)
+                .count()
+        });
+        assert_eq!(times.collect::<Vec<_>>(), fetched, "{}", output.messages());
+        assert_eq!(
+            output.messages().contains("once more"),
+            fetched != [1, 1, 1],
+            "{}",
+            output.messages()
+        );
+        let output = run(json!({"debug": true}));
+        let left_out = "`etc/a` is left out: layer 3 replaces it";
+        assert!(
+            output.messages().contains(left_out),
+            "{}",
+            output.messages()
+        );
+    }
+}
+
 #[test]
 fn a_layer_whose_content_is_not_its_diff_id_is_a_broken_image_and_not_tried_again() {
     let registry = Registry::start();

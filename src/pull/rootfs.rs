@@ -16,12 +16,12 @@ use crate::oci::digest::{Checked, Digest, Verified};
 use crate::oci::manifest::{Descriptor, Manifest};
 use crate::registry::Remote;
 use crate::report::{Progress, Report};
-use crate::rootfs::{Rootfs, Unpacked};
+use crate::rootfs::{Extent, Outcome, Proven, Rootfs, Unpacked};
 use crate::workers::{Others, Stop, lock, read_ahead};
 
-/// Layers smaller than this are inflated by the thread that unpacks them: another one and its
-/// blocks cost more than they bring.
-const SPLIT_FROM: u64 = 1 << 20;
+/// Layers smaller than this are inflated by the thread that unpacks them, and unpacked in whole:
+/// another thread and its blocks, or looking for what need not be made, cost more than they bring.
+const LARGE_FROM: u64 = 1 << 20;
 
 /// Fetches the layers of an image into `rootfs`.
 ///
@@ -60,32 +60,46 @@ pub(crate) fn rootfs(
         (label, layer.blob.size)
     });
     let progress = context.report.progress(bars);
-    let pull = Pull {
-        report: context.report,
-        remote,
-        progress: &progress,
-        merger: Merger::new(rootfs),
-    };
-    // The largest first: the others fill the time that it takes. Of about the same size the lowest
-    // first: merging begins with it, and goes on beside what is still unpacked.
-    layers.sort_by_key(|layer| (Reverse(layer.blob.size.checked_ilog2()), layer.at));
+    // The largest first: the others fill the time that it takes.
+    layers.sort_by_key(|layer| (Reverse(layer.blob.size.checked_ilog2()), layer.order()));
     // A zstd decoder holds 8 MiB and more, as much as four of gzip. A wrong media type costs memory
     // and nothing else.
     let workers = match layers.iter().any(|layer| layer.blob.is_zstd()) {
         true => context.workers.at_most_one_a_core(),
         false => context.workers,
     };
-    let fetched = workers.map(&layers, |layer, others| pull.layer(layer, others));
-    let rootfs = pull.merger.into_rootfs();
-    match fetched {
-        Ok(_) => rootfs.finish()?,
-        Err(error) => {
-            rootfs.discard();
-            return Err(error);
+    let mut pull = Pull {
+        report: context.report,
+        remote,
+        progress: &progress,
+        merger: Merger::new(rootfs),
+        extent: Extent::Needed,
+    };
+    loop {
+        let fetched = workers.map(&layers, |layer, others| pull.layer(layer, others));
+        let wanted = pull.merger.wanted();
+        let rootfs = pull.merger.into_rootfs();
+        match fetched {
+            Ok(_) => {
+                rootfs.finish()?;
+                progress.finish("fetched");
+                return Ok(());
+            }
+            Err(_) if wanted => {
+                context.report.info(
+                    "a layer needs files that were left out because layers above replace them: \
+                     fetching all layers once more",
+                );
+                layers.iter().for_each(|layer| progress.restart(layer.at));
+                pull.merger = Merger::new(rootfs.restart()?);
+                pull.extent = Extent::Whole;
+            }
+            Err(error) => {
+                rootfs.discard();
+                return Err(error);
+            }
         }
     }
-    progress.finish("fetched");
-    Ok(())
 }
 
 struct Layer<'l> {
@@ -98,6 +112,20 @@ struct Layer<'l> {
 }
 
 impl Layer<'_> {
+    /// Among layers of about the same size. Of large ones the highest comes first, because what it
+    /// replaces need not be made below; of small ones the lowest, because merging begins with it,
+    /// and goes on beside what is still unpacked.
+    fn order(&self) -> usize {
+        match self.is_large() {
+            true => self.count - self.at,
+            false => self.at,
+        }
+    }
+
+    fn is_large(&self) -> bool {
+        self.blob.size >= LARGE_FROM
+    }
+
     /// As errors name it.
     fn name(&self) -> String {
         let (number, digest) = (self.at + 1, self.blob.digest.short());
@@ -110,6 +138,7 @@ struct Pull<'p, 'a> {
     remote: &'p Remote<'a>,
     progress: &'p Progress<'p>,
     merger: Merger<'p>,
+    extent: Extent,
 }
 
 /// Why an attempt at a layer failed.
@@ -118,32 +147,47 @@ enum Failure {
     Final(Error),
     /// The bytes are not the ones asked for, which may be a fault on the way.
     WrongBytes(Error),
+    /// Something was left out that is needed after all.
+    Wanted,
 }
 
 impl Pull<'_, '_> {
     fn layer(&self, layer: &Layer<'_>, others: &Others<'_>) -> Result<()> {
-        let complete = match self.attempt(layer, others) {
-            Err(Failure::WrongBytes(error)) => {
-                self.report.info(format!(
-                    "layer {}: {error}: fetching it once more",
-                    layer.at + 1
-                ));
-                self.progress.restart(layer.at);
-                self.attempt(layer, others)
-            }
-            attempt => attempt,
+        let mut extent = match layer.is_large() {
+            true => self.extent,
+            false => Extent::Whole,
         };
-        match complete {
-            Ok(complete) => self.merger.add(layer.at, complete, others.stop()),
-            Err(Failure::Final(error) | Failure::WrongBytes(error)) => {
-                Err(error.doing(layer.name()))
+        let mut repeated = false;
+        loop {
+            match self.attempt(layer, extent, others) {
+                Ok(complete) => return self.merger.add(layer.at, complete, others.stop()),
+                Err(Failure::Wanted) => {
+                    self.report.info(format!(
+                        "layer {} needs files that were left out because layers above replace \
+                         them: fetching it once more",
+                        layer.at + 1
+                    ));
+                    extent = Extent::Whole;
+                }
+                Err(Failure::WrongBytes(error)) if !repeated => {
+                    self.report.info(format!(
+                        "layer {}: {error}: fetching it once more",
+                        layer.at + 1
+                    ));
+                    repeated = true;
+                }
+                Err(Failure::Final(error) | Failure::WrongBytes(error)) => {
+                    return Err(error.doing(layer.name()));
+                }
             }
+            self.progress.restart(layer.at);
         }
     }
 
     fn attempt(
         &self,
         layer: &Layer<'_>,
+        extent: Extent,
         others: &Others<'_>,
     ) -> std::result::Result<Complete, Failure> {
         let stop = &others.stop().for_parts();
@@ -151,28 +195,29 @@ impl Pull<'_, '_> {
         let reader = self.progress.counting(layer.at, stop.watch(blob_reader));
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
         // A second thread for a layer only where a processor would have nothing to do.
-        let helps = || layer.blob.size >= SPLIT_FROM && others.leave_a_core_idle();
+        let helps = || layer.is_large() && others.leave_a_core_idle();
         let unpacked = archive::decode(&mut blob).and_then(|plain| {
             read_ahead(plain, helps, |plain| {
-                unpack(self.merger.rootfs(), layer, stop.watch(plain)).inspect_err(|error| {
-                    // Whoever reads ahead would wait long for a registry that does not answer. What
-                    // is hostile is read to its end: it may be no more than a fault on the way.
-                    if error.kind() == Kind::Local {
-                        stop.set();
-                    }
-                })
+                let unpacked = unpack(self.merger.rootfs(), layer, extent, stop.watch(plain));
+                // Whoever reads ahead would wait long for a registry that does not answer. What
+                // is hostile is read to its end: it may be no more than a fault on the way.
+                match &unpacked {
+                    Ok(Outcome::Wanted) => stop.set(),
+                    Err(error) if error.kind() == Kind::Local => stop.set(),
+                    Ok(Outcome::Done(_)) | Err(_) => {}
+                }
+                unpacked
             })
         });
         match unpacked {
-            Ok((tree, plain)) => match blob.finish() {
+            Ok(Outcome::Done((tree, plain))) => match blob.finish() {
                 Ok(blob) => Ok(Complete {
                     name: layer.name(),
-                    tree,
-                    blob,
-                    plain,
+                    tree: self.merger.rootfs().believe(tree, blob, plain),
                 }),
                 Err(error) => Err(wrong_or_final(error)),
             },
+            Ok(Outcome::Wanted) => Err(Failure::Wanted),
             // Whether the image is broken or its bytes are is known when all of them were read.
             Err(broken) if broken.kind() == Kind::Hostile => match blob.finish() {
                 Ok(_) => Err(Failure::Final(broken)),
@@ -199,14 +244,17 @@ fn wrong_or_final(error: Error) -> Failure {
 fn unpack(
     rootfs: &Rootfs<'_>,
     layer: &Layer<'_>,
+    extent: Extent,
     plain: impl BufRead,
-) -> Result<(Unpacked, Verified)> {
+) -> Result<Outcome<(Unpacked, Verified)>> {
     let mut plain = Checked::new(plain, layer.diff_id, None);
-    let tree = rootfs.unpack(layer.at, &mut plain)?;
+    let Outcome::Done(tree) = rootfs.unpack(layer.at, extent, &mut plain)? else {
+        return Ok(Outcome::Wanted);
+    };
     // An error of the reader is no word about the digest.
     plain.drain()?;
     let plain = plain.finish().doing(|| "diff_id")?;
-    Ok((tree, plain))
+    Ok(Outcome::Done((tree, plain)))
 }
 
 /// Merges complete layers in order. Whoever completes the layer that is next merges it and all
@@ -223,15 +271,15 @@ struct Waiting {
     complete: BTreeMap<usize, Complete>,
     /// Somebody is merging.
     merging: bool,
+    /// A layer could not be merged because of what was left out below.
+    wanted: bool,
 }
 
-/// A layer with the proofs that its bytes are right.
+/// A layer whose bytes are right.
 struct Complete {
     /// Whoever merges it, an error is this layer's.
     name: String,
-    tree: Unpacked,
-    blob: Verified,
-    plain: Verified,
+    tree: Proven,
 }
 
 impl<'m> Merger<'m> {
@@ -251,10 +299,12 @@ impl<'m> Merger<'m> {
         while let Some(layer) = self.take_next() {
             stop.check()?;
             // After a failure nobody merges any more: `merging` stays as it is.
-            self.rootfs
-                .merge(layer.tree, layer.blob, layer.plain)
-                .doing(|| layer.name)?;
+            let merged = self.rootfs.merge(layer.tree).doing(|| layer.name)?;
             let mut state = lock(&self.state);
+            if let Outcome::Wanted = merged {
+                state.wanted = true;
+                return Err(Error::local("what was left out is needed"));
+            }
             state.merging = false;
             state.next += 1;
         }
@@ -272,6 +322,11 @@ impl<'m> Merger<'m> {
         let layer = state.complete.remove(&next)?;
         state.merging = true;
         Some(layer)
+    }
+
+    /// The whole image is needed once more, nothing left out.
+    fn wanted(&self) -> bool {
+        lock(&self.state).wanted
     }
 
     fn into_rootfs(self) -> Rootfs<'m> {
@@ -296,11 +351,16 @@ mod tests {
         let complete = |at: usize| {
             let tar = layer().file(&at.to_string(), "").0;
             let proof = || Checked::new(io::empty(), &Digest::of(b""), None).finish();
+            let unpacked = merger
+                .rootfs()
+                .unpack(at, Extent::Needed, &mut tar.as_slice());
+            let Outcome::Done(tree) = unpacked.unwrap() else {
+                panic!("nothing was left out");
+            };
+            let (blob, plain) = (proof().unwrap(), proof().unwrap());
             Complete {
                 name: at.to_string(),
-                tree: merger.rootfs().unpack(at, &mut tar.as_slice()).unwrap(),
-                blob: proof().unwrap(),
-                plain: proof().unwrap(),
+                tree: merger.rootfs().believe(tree, blob, plain),
             }
         };
         let stop = Stop::default();

@@ -9,6 +9,7 @@
 //! chroot(2) would. Neither `/proc` nor any other program is needed. The names of an image are
 //! hostile; whoever else may write into the destination while we run is trusted not to.
 
+mod above;
 #[cfg(test)]
 mod hostile;
 mod merge;
@@ -26,6 +27,7 @@ mod unpack;
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, futimens, open};
@@ -34,6 +36,7 @@ use rustix::process::{getegid, geteuid, umask};
 use crate::error::{Doing, Result};
 use crate::oci::digest::Verified;
 use crate::report::Report;
+use above::{Above, Finished};
 use merge::Merge;
 use meta::Keeper;
 use records::{make_directory, open_directory};
@@ -51,6 +54,9 @@ pub(crate) struct Rootfs<'a> {
     layers: OwnedFd,
     root: OwnedFd,
     keeper: Keeper<'a>,
+    finished: Finished,
+    /// What merged layers have left out is there when this layer has been merged.
+    whole_with: AtomicUsize,
 }
 
 /// A layer in a tree of its own, not yet believed.
@@ -58,6 +64,27 @@ pub(crate) struct Rootfs<'a> {
 pub(crate) struct Unpacked {
     number: usize,
     summary: Summary,
+}
+
+/// A layer in a tree of its own that is complete and proven.
+#[must_use]
+pub(crate) struct Proven(Unpacked);
+
+/// What of a layer is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything.
+    Whole,
+    /// Not what layers above, as far as they are proven, have in its place.
+    Needed,
+}
+
+/// How a step went that may have to be taken again with [`Extent::Whole`].
+#[must_use]
+pub(crate) enum Outcome<T> {
+    Done(T),
+    /// Something was left out that is needed after all.
+    Wanted,
 }
 
 impl<'a> Rootfs<'a> {
@@ -84,7 +111,18 @@ impl<'a> Rootfs<'a> {
             layers,
             root,
             keeper: Keeper::new(report),
+            finished: Finished::default(),
+            whole_with: AtomicUsize::new(0),
         })
+    }
+
+    /// Starts anew in the same directory.
+    pub(crate) fn restart(self) -> Result<Self> {
+        for name in [ROOTFS, LAYERS] {
+            remove::remove(&self.destination, name.as_bytes())
+                .map_err(|error| failed(error, "remove", name.as_bytes()))?;
+        }
+        Self::start(self.destination, self.keeper.report())
     }
 
     /// Removes what an earlier try left in the directory `destination`, which is there.
@@ -101,10 +139,17 @@ impl<'a> Rootfs<'a> {
     /// at the same layer left is removed first. Different layers may be unpacked on different
     /// threads at once. Reads to the end of the tar, not of the stream: the caller drains it.
     ///
+    /// With [`Extent::Needed`] it may end in [`Outcome::Wanted`], anywhere in the stream.
+    ///
     /// # Errors
     /// [`Kind::Hostile`](crate::error::Kind) for a tar or an entry that nobody honest would send,
     /// `Local` for what this machine refuses, each with the entry's name; what `tar` says.
-    pub(crate) fn unpack(&self, number: usize, tar: &mut dyn BufRead) -> Result<Unpacked> {
+    pub(crate) fn unpack(
+        &self,
+        number: usize,
+        extent: Extent,
+        tar: &mut dyn BufRead,
+    ) -> Result<Outcome<Unpacked>> {
         let name = number.to_string();
         remove::remove(&self.layers, name.as_bytes())
             .map_err(|error| failed(error, "remove", name.as_bytes()))?;
@@ -112,28 +157,50 @@ impl<'a> Rootfs<'a> {
         let layer = open_directory(&self.layers, &name)?;
         make_directory(&layer, TREE)?;
         let tree = open_directory(&layer, TREE)?;
-        let summary = Unpack::new(layer.as_fd(), tree, &self.keeper).run(tar)?;
-        Ok(Unpacked { number, summary })
+        let finished = (extent == Extent::Needed).then_some(&self.finished);
+        let above = Above::new(finished, self.layers.as_fd(), number);
+        let unpack = Unpack::new(layer.as_fd(), tree, &self.keeper, above);
+        Ok(match unpack.run(tar)? {
+            Outcome::Done(summary) => Outcome::Done(Unpacked { number, summary }),
+            Outcome::Wanted => Outcome::Wanted,
+        })
     }
 
-    /// Merges a layer that is complete and proven into the rootfs: its compressed bytes against
-    /// the descriptor, the plain ones against the diff_id. In order, lowest first.
-    ///
-    /// # Errors
-    /// As for [`Rootfs::unpack`]; the rootfs is of no use then.
-    pub(crate) fn merge(
+    /// Takes a layer as it is: its compressed bytes are proven against the descriptor, the plain
+    /// ones against the diff_id.
+    pub(crate) fn believe(
         &self,
         layer: Unpacked,
         _compressed: Verified,
         _plain: Verified,
-    ) -> Result<()> {
+    ) -> Proven {
+        self.finished.add(layer.number, layer.summary.plain);
+        Proven(layer)
+    }
+
+    /// Merges a layer into the rootfs. In order, lowest first.
+    ///
+    /// With [`Outcome::Wanted`] all layers are needed once more and in whole, in a rootfs that
+    /// starts anew.
+    ///
+    /// # Errors
+    /// As for [`Rootfs::unpack`]; the rootfs is of no use then.
+    pub(crate) fn merge(&self, Proven(layer): Proven) -> Result<Outcome<()>> {
+        let whole_with = self.whole_with.load(Ordering::Relaxed);
+        if layer.number < whole_with && !layer.summary.plain {
+            return Ok(Outcome::Wanted);
+        }
+        let replaced_by = layer.summary.replaced_by.unwrap_or(0);
+        self.whole_with
+            .store(whole_with.max(replaced_by), Ordering::Relaxed);
         let name = layer.number.to_string();
         let directory = open_directory(&self.layers, &name)?;
         let root = Tree::new(duplicate(self.root.as_fd())?);
         let merge = Merge::new(root, directory, layer.summary, &self.keeper)?;
         merge.run()?;
         remove::remove(&self.layers, name.as_bytes())
-            .map_err(|error| failed(error, "remove", name.as_bytes()))
+            .map_err(|error| failed(error, "remove", name.as_bytes()))?;
+        Ok(Outcome::Done(()))
     }
 
     /// Removes what was needed beside the rootfs. Directories have their times already: a merge

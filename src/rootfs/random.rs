@@ -2,7 +2,14 @@
 
 mod model;
 
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Read};
+use std::path::Path;
+
 use super::testing::*;
+use super::{Extent, Outcome, Rootfs, Unpacked};
+use crate::error::Result;
+use crate::report::{Hidden, Report};
 use model::*;
 
 /// Images for each run of the suite; a failure names its seed.
@@ -128,17 +135,17 @@ fn image(seed: u64) -> (Vec<Layer>, Vec<Vec<Entry>>, Option<String>) {
             .insert(Vec::new(), Node::Dir(IMPLIED, Some(u64::MAX)));
         let mut layer = layer();
         let mut kept = Vec::new();
-        let tidy = random.below(3) > 0;
+        let tidy = random.below(3);
         for _ in 0..1 + random.below(14) {
             let known: Vec<Place> = (model.root.keys().chain(own.map.keys()))
                 .filter(|place| !place.is_empty())
                 .cloned()
                 .collect();
             let entry = random.entry(&known);
-            // Layers of honest tools name every directory before what is in it.
+            // Layers of honest tools name every directory before what is in it, or nearly every one.
             let mut with_parents = vec![entry.clone()];
             let mut above = parent(&entry.place).0;
-            while tidy && !above.is_empty() && random.below(8) > 0 {
+            while tidy > 0 && !above.is_empty() && (tidy == 2 || random.below(8) > 0) {
                 if !own.map.contains_key(&above) {
                     let meta = random.meta();
                     let mode = meta.mode | 0o500;
@@ -177,16 +184,141 @@ fn image(seed: u64) -> (Vec<Layer>, Vec<Vec<Entry>>, Option<String>) {
     (layers, entries, expected)
 }
 
+/// Counts of what happened to images.
+#[derive(Default)]
+struct Seen {
+    broken: u64,
+    left_out: u64,
+    /// A layer was unpacked twice because of what was left out, or all of them were.
+    layer_again: u64,
+    image_again: u64,
+}
+
+/// A layer's bytes, and something that happens when some of them were read.
+struct Interrupted<'b, F: FnMut()> {
+    before: &'b [u8],
+    after: &'b [u8],
+    then: Option<F>,
+}
+
+impl<F: FnMut()> BufRead for Interrupted<'_, F> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.before.is_empty() {
+            if let Some(mut then) = self.then.take() {
+                then();
+            }
+            self.before = std::mem::take(&mut self.after);
+        }
+        Ok(self.before)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.before = &self.before[n..];
+    }
+}
+
+impl<F: FnMut()> Read for Interrupted<'_, F> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// Applies layers as a run on several threads may: unpacked in any order, some of them proven
+/// before others, before a lower one begins or while it is read.
+fn apply_in_any_order(
+    destination: &Path,
+    layers: &[Layer],
+    random: &mut Random,
+    seen: &mut Seen,
+) -> Result<()> {
+    let report = Report::new(false, Hidden::default());
+    Rootfs::remove_old(destination)?;
+    let rootfs = Rootfs::create(destination, &report)?;
+    let mut left: Vec<usize> = (0..layers.len()).collect();
+    let mut unproven: Vec<(usize, Unpacked)> = Vec::new();
+    let mut proven = BTreeMap::new();
+    while !left.is_empty() {
+        // Mostly from the top, as the schedule does.
+        let at = match random.below(3) {
+            0 => random.below(left.len() as u64) as usize,
+            _ => left.len() - 1,
+        };
+        let number = left.remove(at);
+        let bytes = &layers[number].0;
+        let (before, after) = bytes.split_at(random.below(1 + bytes.len() as u64) as usize);
+        let mut next = match random.below(2) {
+            0 => unproven.pop(),
+            _ => None,
+        };
+        let then = || {
+            if let Some((number, layer)) = next.take() {
+                proven.insert(number, rootfs.believe_anyway(layer));
+            }
+        };
+        let mut tar = Interrupted {
+            before,
+            after,
+            then: Some(then),
+        };
+        let unpacked = match rootfs.unpack(number, Extent::Needed, &mut tar)? {
+            Outcome::Done(unpacked) => unpacked,
+            Outcome::Wanted => {
+                seen.layer_again += 1;
+                rootfs.unpack_whole(number, bytes)?
+            }
+        };
+        tar.then.take().into_iter().for_each(|mut then| then());
+        seen.left_out += u64::from(unpacked.summary.replaced_by.is_some());
+        unproven.push((number, unpacked));
+        while !unproven.is_empty() && random.below(2) > 0 {
+            let (number, layer) = unproven.remove(random.below(unproven.len() as u64) as usize);
+            proven.insert(number, rootfs.believe_anyway(layer));
+        }
+    }
+    for (number, layer) in unproven {
+        proven.insert(number, rootfs.believe_anyway(layer));
+    }
+    for layer in proven.into_values() {
+        if let Outcome::Wanted = rootfs.merge(layer)? {
+            seen.image_again += 1;
+            rootfs.restart()?.finish()?;
+            return apply(destination, layers);
+        }
+    }
+    rootfs.finish()
+}
+
 #[test]
 fn random_layers_make_what_the_model_makes() {
+    check(|destination, layers, seed, _| apply_as(destination, layers, seed % 4 > 0));
+}
+
+#[test]
+fn what_layers_above_replace_makes_no_difference() {
+    let seen = check(|destination, layers, seed, seen| {
+        apply_in_any_order(destination, layers, &mut Random(seed), seen)
+    });
+    for (what, count, at_least) in [
+        ("layers that left something out", seen.left_out, IMAGES / 20),
+        ("layers unpacked again", seen.layer_again, 10),
+        ("images unpacked again", seen.image_again, 10),
+    ] {
+        assert!(count >= at_least, "{count} {what}");
+    }
+}
+
+/// Compares what `apply` makes of many images with the model.
+fn check(mut apply: impl FnMut(&Path, &[Layer], u64, &mut Seen) -> Result<()>) -> Seen {
     let scratch = Scratch::in_memory();
-    let mut broken = 0;
+    let mut seen = Seen::default();
     for seed in 1..=IMAGES {
         let (layers, entries, expected) = image(seed);
-        let found = apply_as(scratch.path(), &layers, seed % 4 > 0);
+        let found = apply(scratch.path(), &layers, seed, &mut seen);
         match expected {
             None => {
-                broken += 1;
+                seen.broken += 1;
                 let Err(error) = found else {
                     panic!("seed {seed} should fail: {entries:#?}");
                 };
@@ -208,8 +340,10 @@ fn random_layers_make_what_the_model_makes() {
             }
         }
     }
+    let broken = seen.broken;
     assert!(
         broken < IMAGES / 4,
         "{broken} images of {IMAGES} test only an error"
     );
+    seen
 }

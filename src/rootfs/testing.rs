@@ -9,10 +9,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Rootfs;
+use super::{Extent, Outcome, Proven, Rootfs, Unpacked};
 pub(super) use crate::archive::testing::{Layer, Spec, layer};
 use crate::error::Result;
-use crate::oci::digest::{Checked, Digest, Verified};
+use crate::oci::digest::{Checked, Digest};
 use crate::report::{Hidden, Report};
 
 /// A directory for one test, removed at its end.
@@ -54,14 +54,32 @@ impl Drop for Scratch {
     }
 }
 
-/// Proofs for bytes that nobody questions.
-pub(super) fn proof() -> (Verified, Verified) {
-    let proof = || {
-        Checked::new(io::empty(), &Digest::of(b""), None)
-            .finish()
-            .unwrap()
-    };
-    (proof(), proof())
+impl Rootfs<'_> {
+    /// Unpacks everything of a layer.
+    pub(super) fn unpack_whole(&self, number: usize, tar: &[u8]) -> Result<Unpacked> {
+        match self.unpack(number, Extent::Whole, &mut &*tar)? {
+            Outcome::Done(unpacked) => Ok(unpacked),
+            Outcome::Wanted => panic!("nothing was left out"),
+        }
+    }
+
+    /// Believes bytes that nobody questions.
+    pub(super) fn believe_anyway(&self, layer: Unpacked) -> Proven {
+        let proof = || {
+            Checked::new(io::empty(), &Digest::of(b""), None)
+                .finish()
+                .unwrap()
+        };
+        self.believe(layer, proof(), proof())
+    }
+
+    /// Merges a layer that needs nothing that was left out.
+    pub(super) fn merge_whole(&self, layer: Unpacked) -> Result<()> {
+        match self.merge(self.believe_anyway(layer))? {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Wanted => panic!("nothing was left out"),
+        }
+    }
 }
 
 /// Unpacks and merges layers into `destination`, which is cleared first.
@@ -79,11 +97,10 @@ pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Res
     }
     let mut unpacked = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
-        unpacked.push(rootfs.unpack(number, &mut layer.0.as_slice())?);
+        unpacked.push(rootfs.unpack_whole(number, &layer.0)?);
     }
     for layer in unpacked {
-        let (compressed, plain) = proof();
-        rootfs.merge(layer, compressed, plain)?;
+        rootfs.merge_whole(layer)?;
     }
     rootfs.finish()
 }

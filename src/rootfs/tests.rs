@@ -1,5 +1,6 @@
 //! What layers make of a rootfs, as small images; every rule of a merge has one.
 
+mod above;
 mod links;
 mod metadata;
 mod runs;

@@ -31,7 +31,7 @@ const LINKS_LIMIT: usize = 40;
 /// Text of a path after links were put in: each link has `PATH_MAX` at most.
 const TEXT_LIMIT: usize = 64 * 1024;
 
-const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
+pub(super) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -63,6 +63,8 @@ pub(super) struct Directory {
     working_mode: u32,
     /// Something was written into it, or its time is to be another one.
     touched: bool,
+    /// Something may be in it.
+    filled: bool,
     pub(super) uid: u32,
     pub(super) gid: u32,
 }
@@ -110,6 +112,7 @@ impl Tree {
     pub(super) fn touch(&mut self, slot: Slot) -> Result<Rc<OwnedFd>> {
         let directory = self.get_mut(slot)?;
         directory.touched = true;
+        directory.filled = true;
         Ok(Rc::clone(&directory.fd))
     }
 
@@ -306,6 +309,7 @@ impl Tree {
         directory.mode = mode;
         directory.mtime = mtime;
         directory.touched = true;
+        directory.filled = false;
         Ok(Some(slot))
     }
 
@@ -380,6 +384,7 @@ impl Tree {
             },
             working_mode: mode,
             touched: false,
+            filled: true,
             uid: stat.st_uid,
             gid: stat.st_gid,
         };
@@ -414,6 +419,11 @@ impl Directory {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         self.fd.as_fd()
+    }
+
+    /// Whether it was made here, and nothing in it yet.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.filled
     }
 
     /// Sets what it is to be left as.

@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::fs::{fallocate, ftruncate, linkat, mknodat, openat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
+use super::Outcome;
+use super::above::Above;
 use super::meta::{Born, Keeper, time};
 use super::path;
 use super::records::{Implied, Links, List};
@@ -39,6 +41,11 @@ pub(super) struct Summary {
     pub(super) implied: u64,
     /// An entry describes the root itself.
     pub(super) root_described: bool,
+    /// Its entries mean the same whatever lies below: it links to no file there, has all the
+    /// directories that its names go through, and those in which it removes something.
+    pub(super) plain: bool,
+    /// The highest layer that has in its place what was left out here.
+    pub(super) replaced_by: Option<usize>,
 }
 
 pub(super) struct Unpack<'a> {
@@ -46,36 +53,56 @@ pub(super) struct Unpack<'a> {
     layer: BorrowedFd<'a>,
     tree: Tree,
     keeper: &'a Keeper<'a>,
+    above: Above<'a>,
     implied: Implied,
     links: Links,
     removals: List,
+    removes_elsewhere: bool,
     root_described: bool,
     /// The name being unpacked, as a place.
     place: Vec<u8>,
 }
 
 impl<'a> Unpack<'a> {
-    pub(super) fn new(layer: BorrowedFd<'a>, tree: OwnedFd, keeper: &'a Keeper<'a>) -> Self {
+    pub(super) fn new(
+        layer: BorrowedFd<'a>,
+        tree: OwnedFd,
+        keeper: &'a Keeper<'a>,
+        above: Above<'a>,
+    ) -> Self {
         Unpack {
             layer,
             tree: Tree::new(tree),
             keeper,
+            above,
             implied: Implied::new(),
             links: Links::new(),
             removals: List::new(REMOVALS),
+            removes_elsewhere: false,
             root_described: false,
             place: Vec::new(),
         }
     }
 
     /// Reads entries to the end of the tar; what follows it is left in `tar`.
-    pub(super) fn run(mut self, tar: &mut dyn BufRead) -> Result<Summary> {
+    pub(super) fn run(mut self, tar: &mut dyn BufRead) -> Result<Outcome<Summary>> {
+        match self.entries(tar) {
+            Err(_) if self.above.wanted() => Ok(Outcome::Wanted),
+            unpacked => unpacked.and_then(|()| self.finish()).map(Outcome::Done),
+        }
+    }
+
+    fn entries(&mut self, tar: &mut dyn BufRead) -> Result<()> {
         let mut entries = Entries::new(tar);
         while let Some((entry, data)) = entries.next()? {
             let mut place = std::mem::take(&mut self.place);
             self.entry(entry, data, &mut place)?;
             self.place = place;
         }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Summary> {
         self.tree.close()?;
         // Only there to be linked to.
         let root = self.tree.directory(b"")?;
@@ -84,12 +111,20 @@ impl<'a> Unpack<'a> {
             .map_err(|error| failed(error, "remove", whiteout::AUFS_LINKS))?;
         self.tree.forget(whiteout::AUFS_LINKS);
         self.tree.close()?;
+        let plain = self.is_plain();
         self.links.finish()?;
         self.removals.finish()?;
         Ok(Summary {
             implied: self.implied.count(),
             root_described: self.root_described,
+            plain,
+            replaced_by: self.above.highest(),
         })
+    }
+
+    /// So far.
+    fn is_plain(&self) -> bool {
+        self.implied.count() == 0 && self.links.count() == 0 && !self.removes_elsewhere
     }
 
     fn entry<R: BufRead>(
@@ -157,9 +192,14 @@ impl<'a> Unpack<'a> {
     }
 
     fn removal(&mut self, what: u8, directory: &[u8], name: &[u8]) -> Result<()> {
-        // What cannot be there need not be removed.
-        let Ok(mut real) = self.real(directory)? else {
-            return Ok(());
+        let mut real = match self.resolve(directory)? {
+            Walked::Directory(slot) => self.tree.get(slot)?.path().to_vec(),
+            Walked::Missing(real) => {
+                self.removes_elsewhere = true;
+                real
+            }
+            // What cannot be there need not be removed.
+            Walked::Blocked(_) => return Ok(()),
         };
         if !name.is_empty() {
             path::push(&mut real, name)?;
@@ -167,20 +207,30 @@ impl<'a> Unpack<'a> {
         self.removals.push(self.layer, what, &real)
     }
 
-    /// Where `place` is when this layer's own symlinks are followed, or why it is nowhere; nothing
-    /// is made.
+    /// Where `place` is when this layer's own symlinks are followed, or why it is nowhere.
     fn real(&mut self, place: &[u8]) -> Result<Result<Vec<u8>>> {
-        match self.tree.walk(place, &mut |_| Ok(false))? {
+        match self.resolve(place)? {
             Walked::Directory(slot) => Ok(Ok(self.tree.get(slot)?.path().to_vec())),
             Walked::Missing(real) => Ok(Ok(real)),
             Walked::Blocked(error) => Ok(Err(error)),
         }
     }
 
+    /// Follows this layer's own symlinks; nothing is made.
+    fn resolve(&mut self, place: &[u8]) -> Result<Walked> {
+        let above = &self.above;
+        self.tree.walk(place, &mut |missing| {
+            above.want(missing)?;
+            Ok(false)
+        })
+    }
+
     /// The directory for an entry; what of it is not there is implied.
     fn parent(&mut self, place: &[u8]) -> Result<Slot> {
-        let (implied, layer) = (&mut self.implied, self.layer);
+        let (implied, above, layer) = (&mut self.implied, &self.above, self.layer);
         let walked = self.tree.walk(place, &mut |missing| {
+            // A directory that is only implied may be anywhere, and so may what was left out.
+            above.want_all()?;
             implied.insert(layer, missing)?;
             Ok(true)
         })?;
@@ -221,7 +271,10 @@ impl<'a> Unpack<'a> {
         // It described only what is described now.
         self.implied.remove(new.place)?;
         let slot = match self.make(new)? {
-            Some(slot) => slot,
+            Some(slot) => {
+                self.above.want(new.place)?;
+                slot
+            }
             None => match self.tree.child(new.parent, new.name)? {
                 Child::Directory(slot) => slot,
                 Child::Symlink(_) | Child::Other | Child::Missing => {
@@ -255,6 +308,26 @@ impl<'a> Unpack<'a> {
         remove(&*parent, new.name).map_err(|error| failed(error, "replace", new.place))
     }
 
+    /// Leaves out what a layer above has in its place, if one does.
+    fn leave_out(&mut self, new: &New<'_>) -> Result<bool> {
+        let (parent, name) = path::split(new.place);
+        if self.implied.count() > 0 {
+            return Ok(false);
+        }
+        let Some(above) = self.above.replaces(parent, name) else {
+            return Ok(false);
+        };
+        self.keeper.report().debug(|| {
+            let (place, layer) = (shown(new.place), above + 1);
+            format!("{place} is left out: layer {layer} replaces it")
+        });
+        if !self.tree.get(new.parent)?.is_empty() {
+            self.clear(new)?;
+        }
+        self.above.leave_out(new.place);
+        Ok(true)
+    }
+
     /// Runs `create`, which makes something that is no directory; where a name is taken, it is
     /// cleared first. Files are thus always new (`O_EXCL`), never written through a shared inode.
     fn create<T>(
@@ -275,6 +348,9 @@ impl<'a> Unpack<'a> {
     }
 
     fn file<R: BufRead>(&mut self, new: &New<'_>, data: &mut Data<R>) -> Result<()> {
+        if self.leave_out(new)? {
+            return Ok(());
+        }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = self.keeper.first_mode(new.entry, new.born);
@@ -290,6 +366,9 @@ impl<'a> Unpack<'a> {
             return Err(Error::hostile(format!(
                 "the symlink {place} points to nothing"
             )));
+        }
+        if self.leave_out(new)? {
+            return Ok(());
         }
         let mode = Mode::from_raw_mode(new.entry.mode);
         let ((), parent) = self.create(new, |parent| match new.entry.kind {
@@ -355,7 +434,14 @@ impl<'a> Unpack<'a> {
             (_, Some(FileType::Directory)) => Err(missing()),
             // A link to itself.
             (_, Some(_)) if real == new.place => Ok(()),
+            (_, None) if self.above.has_left_out(&real) => match self.leave_out(new)? {
+                true => Ok(()),
+                false => self.above.want(&real),
+            },
             (Some(above), Some(kind)) => {
+                if self.leave_out(new)? {
+                    return Ok(());
+                }
                 self.create(new, |parent| {
                     linkat(&above, name, parent, new.name, AtFlags::empty())
                 })?;

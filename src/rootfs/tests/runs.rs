@@ -59,15 +59,13 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
             .map(|n| {
                 let whole = &layers[*n].0;
                 // A first attempt ends in the middle.
-                let cut = &mut &whole[..612];
-                assert!(rootfs.unpack(*n, cut).is_err());
-                (*n, rootfs.unpack(*n, &mut whole.as_slice()).unwrap())
+                assert!(rootfs.unpack_whole(*n, &whole[..612]).is_err());
+                (*n, rootfs.unpack_whole(*n, whole).unwrap())
             })
             .collect();
         unpacked.sort_by_key(|(n, _)| *n);
         for (_, layer) in unpacked {
-            let (compressed, plain) = proof();
-            rootfs.merge(layer, compressed, plain).unwrap();
+            rootfs.merge_whole(layer).unwrap();
         }
         rootfs.finish().unwrap();
         assert_eq!(listing(&scratch.path().join("rootfs")), expected);
@@ -81,12 +79,11 @@ fn layers_may_be_unpacked_in_any_order_at_once_and_twice() {
                 .iter()
                 .position(|other| std::ptr::eq(other, *layer))
                 .unwrap();
-            rootfs.unpack(n, &mut layer.0.as_slice())
+            rootfs.unpack_whole(n, &layer.0)
         })
         .unwrap();
     for layer in unpacked {
-        let (compressed, plain) = proof();
-        rootfs.merge(layer, compressed, plain).unwrap();
+        rootfs.merge_whole(layer).unwrap();
     }
     rootfs.finish().unwrap();
     assert_eq!(listing(&scratch.path().join("rootfs")), expected);
@@ -97,9 +94,7 @@ fn a_failed_run_can_take_everything_back() {
     let scratch = Scratch::new();
     let report = Report::new(false, Hidden::default());
     let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
-    let _ = rootfs
-        .unpack(0, &mut layer().file("a", "").0.as_slice())
-        .unwrap();
+    let _ = rootfs.unpack_whole(0, &layer().file("a", "").0).unwrap();
     rootfs.discard();
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
