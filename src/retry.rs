@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::error::{Again, Error, Result};
 use crate::report::Report;
 use crate::workers::{Stop, lock};
@@ -13,6 +15,11 @@ use crate::workers::{Stop, lock};
 pub(crate) trait Clock: Sync {
     /// Time since the clock was made.
     fn elapsed(&self) -> Duration;
+    /// Processor time that this process has used.
+    fn used(&self) -> Duration {
+        let used = clock_gettime(ClockId::ProcessCPUTime);
+        Duration::try_from(used).unwrap_or_default()
+    }
     /// The time of day, for dates that a server sends.
     fn now(&self) -> SystemTime;
     fn sleep(&self, duration: Duration);

@@ -4,6 +4,7 @@
 //! the error. No thread outlives the call that started it.
 
 mod ahead;
+mod pace;
 mod stop;
 
 use std::num::NonZeroUsize;
@@ -15,6 +16,7 @@ use std::thread;
 use crate::error::{Error, Result};
 
 pub(crate) use ahead::read_ahead;
+pub(crate) use pace::{Moment, Pace};
 pub(crate) use stop::Stop;
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.

@@ -378,6 +378,27 @@ fn a_layer_that_is_wrong_once_is_fetched_again() {
     assert_eq!(tree(output.destination().join("rootfs")).len(), 2);
 }
 
+#[test]
+fn more_layers_than_processors_wait_for_a_slow_registry() {
+    let count = std::thread::available_parallelism().unwrap().get() + 2;
+    let layers = (0..count).map(|n| layer().noise(&n.to_string(), 1_100_000));
+    let image = image(layers).oci();
+    let registry = Registry::start();
+    let digest = registry.put_image("t/a", "1", &image);
+    let all = Gate::meeting(count);
+    for layer in &image.layers {
+        registry
+            .on("GET", &format!("/v2/t/a/blobs/{}", layer.digest))
+            .then(Fault::Hold(all.clone()));
+    }
+    let output = get(&registry, &digest, json!({}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", &count.to_string())
+        .real_clock()
+        .run();
+    output.succeeds();
+    assert_eq!(tree(output.destination().join("rootfs")).len(), 1 + count);
+}
+
 /// Large layers are unpacked from the top by one worker, and what a layer replaces is left out of
 /// those below it.
 #[test]

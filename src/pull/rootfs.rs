@@ -15,9 +15,9 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::digest::{Checked, Digest, Verified};
 use crate::oci::manifest::{Descriptor, Manifest};
 use crate::registry::Remote;
-use crate::report::{Progress, Report};
+use crate::report::Progress;
 use crate::rootfs::{Extent, Outcome, Proven, Rootfs, Unpacked};
-use crate::workers::{Others, Stop, lock, read_ahead};
+use crate::workers::{Moment, Others, Pace, Stop, lock, read_ahead};
 
 /// Layers smaller than this are inflated by the thread that unpacks them, and unpacked in whole:
 /// another thread and its blocks, or looking for what need not be made, cost more than they bring.
@@ -69,8 +69,9 @@ pub(crate) fn rootfs(
         false => context.workers,
     };
     let mut pull = Pull {
-        report: context.report,
+        context,
         remote,
+        pace: Pace::new(moment(context)),
         progress: &progress,
         merger: Merger::new(rootfs),
         extent: Extent::Needed,
@@ -134,9 +135,11 @@ impl Layer<'_> {
 }
 
 struct Pull<'p, 'a> {
-    report: &'p Report,
+    context: &'p Context<'p>,
     remote: &'p Remote<'a>,
     progress: &'p Progress<'p>,
+    /// Of large layers.
+    pace: Pace,
     merger: Merger<'p>,
     extent: Extent,
 }
@@ -153,16 +156,18 @@ enum Failure {
 
 impl Pull<'_, '_> {
     fn layer(&self, layer: &Layer<'_>, others: &Others<'_>) -> Result<()> {
-        let mut extent = match layer.is_large() {
-            true => self.extent,
-            false => Extent::Whole,
+        // Small ones wait longer for an answer than a processor is busy with them.
+        let (_running, mut extent) = match layer.is_large() {
+            true => (Some(self.pace.start(|| moment(self.context))), self.extent),
+            false => (None, Extent::Whole),
         };
+        others.stop().check()?;
         let mut repeated = false;
         loop {
             match self.attempt(layer, extent, others) {
                 Ok(complete) => return self.merger.add(layer.at, complete, others.stop()),
                 Err(Failure::Wanted) => {
-                    self.report.info(format!(
+                    self.context.report.info(format!(
                         "layer {} needs files that were left out because layers above replace \
                          them: fetching it once more",
                         layer.at + 1
@@ -170,7 +175,7 @@ impl Pull<'_, '_> {
                     extent = Extent::Whole;
                 }
                 Err(Failure::WrongBytes(error)) if !repeated => {
-                    self.report.info(format!(
+                    self.context.report.info(format!(
                         "layer {}: {error}: fetching it once more",
                         layer.at + 1
                     ));
@@ -230,6 +235,13 @@ impl Pull<'_, '_> {
             }
             Err(error) => Err(Failure::Final(error)),
         }
+    }
+}
+
+fn moment(context: &Context<'_>) -> Moment {
+    Moment {
+        elapsed: context.clock.elapsed(),
+        used: context.clock.used(),
     }
 }
 
@@ -338,7 +350,7 @@ impl<'m> Merger<'m> {
 mod tests {
     use super::*;
     use crate::archive::testing::layer;
-    use crate::report::Hidden;
+    use crate::report::{Hidden, Report};
     use std::io;
 
     #[test]
