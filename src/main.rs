@@ -53,8 +53,8 @@ The commands are names of this program (links to it), or its first argument:
   registry-image check < request.json
   registry-image --help | --version
 
-Environment: REGISTRY_IMAGE_WORKERS is how many blobs are worked on side by side,
-1 to 64 (default: twice the processors, 2 to 8).
+Environment: REGISTRY_IMAGE_WORKERS is how many blobs are worked on side by side at
+most, 1 to 64 (default: twice the processors, 2 to 8).
 
 The request is one JSON document on stdin, the answer one on stdout; all else is
 on stderr. The exit status is 0, or 1 when the step failed.

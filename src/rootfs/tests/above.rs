@@ -164,4 +164,11 @@ fn a_layer_whose_places_depend_on_those_below_replaces_nothing() {
     // Behind its own symlink it is where the link leads.
     let upper = layer().dir("e").symlink("d", "e").file("d/f", "new");
     assert_same(&[lower, upper], None, &[0], Again::Nothing);
+    // A layer that implies a directory leaves nothing out: here `s` is where `lib/x` goes.
+    let layers = [
+        layer().symlink("lib", "s"),
+        layer().file("lib/x", "").dir("d").symlink("s", "d"),
+        layer().file("s", "new"),
+    ];
+    assert_same(&layers, None, &[], Again::Nothing);
 }
