@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::Response;
 use super::url::{Url, encode};
 use crate::error::{Again, Error, Kind};
+use crate::oci::json;
 use crate::report::Hidden;
 use crate::retry::Clock;
 use crate::secret::Secret;
@@ -164,11 +165,11 @@ fn spoken(response: Response) -> String {
             });
         return text.unwrap_or_default().to_owned();
     }
-    let body = String::from_utf8_lossy(&body);
-    let body = body.trim_start_matches('\u{feff}').trim();
-    if is_html || body.starts_with("<!DOCTYPE") || body.starts_with("<html") {
+    if is_html || json::is_page(&body) {
         return "an HTML page instead of an answer".to_owned();
     }
+    let body = String::from_utf8_lossy(&body);
+    let body = body.trim_start_matches('\u{feff}').trim();
     if is_xml || body.starts_with("<?xml") {
         // Storage services; the rest of their text repeats the signature of the request.
         return code_and_message(element(body, "Code"), element(body, "Message"));

@@ -15,6 +15,17 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Strin
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
+/// Whether it is a web page, with which proxies and login pages answer in place of a registry.
+pub(crate) fn is_page(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = text.trim_ascii_start();
+    let begins = |with: &[u8]| {
+        let start = text.get(..with.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(with))
+    };
+    begins(b"<!doctype html") || begins(b"<html")
+}
+
 /// Go's encoders write an absent list or map as `null`.
 pub(super) fn or_null<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where

@@ -223,7 +223,7 @@ impl Document {
             fs_layers: Option<serde::de::IgnoredAny>,
         }
         let content_type = essence(content_type);
-        if is_page(bytes) {
+        if json::is_page(bytes) {
             return Err(
                 Error::hostile("the manifest cannot be read: it is an HTML page")
                     .advise("is there a proxy or login page in between?"),
@@ -341,15 +341,6 @@ fn contradiction(said: &str, field: &str) -> Error {
     Error::hostile(format!(
         "the manifest says it is `{said}`, but it has `{field}`"
     ))
-}
-
-fn is_page(bytes: &[u8]) -> bool {
-    let text = bytes.trim_ascii_start();
-    let begins = |with: &[u8]| {
-        let start = text.get(..with.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(with))
-    };
-    begins(b"<!doctype html") || begins(b"<html")
 }
 
 /// A media type without its parameters, in lower case (RFC 9110, section 8.3.1).

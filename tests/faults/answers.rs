@@ -264,6 +264,10 @@ fn errors_are_shown_in_the_servers_words_and_nothing_else_of_it() {
             "400 Bad Request: an HTML page instead of an answer",
         ),
         (
+            answer(400).body("\u{feff}\n<!doctype HTML><p>Oops"),
+            "400 Bad Request: an HTML page instead of an answer",
+        ),
+        (
             answer(400).body("plain\x1b[2J\nwords\n"),
             "400 Bad Request: plain\\u{1b}[2J\\nwords",
         ),

@@ -147,6 +147,17 @@ fn a_layer_in_between_that_wants_it_starts_everything_again() {
 }
 
 #[test]
+fn of_several_layers_above_the_highest_counts() {
+    let layers = [
+        layer().file("a", "old").file("b", "old"),
+        layer().file("b", "new"),
+        layer().link("l", "a"),
+        layer().file("a", "new"),
+    ];
+    assert_same(&layers, Some(2), &[0], Again::Image);
+}
+
+#[test]
 fn a_layer_whose_places_depend_on_those_below_replaces_nothing() {
     let lower = layer()
         .dir("t")
