@@ -392,7 +392,7 @@ fn more_layers_than_processors_wait_for_a_slow_registry() {
             .then(Fault::Hold(all.clone()));
     }
     let output = get(&registry, &digest, json!({}), json!({}))
-        .env("REGISTRY_IMAGE_WORKERS", &count.to_string())
+        .env("REGISTRY_IMAGE_WORKERS", count.to_string())
         .real_clock()
         .run();
     output.succeeds();

@@ -72,14 +72,13 @@ pub(crate) struct Proven(Unpacked);
 
 /// What of a layer is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// Everything.
-    Whole,
+pub(crate) enum Selection {
+    All,
     /// Not what layers above, as far as they are proven, have in its place.
     Needed,
 }
 
-/// How a step went that may have to be taken again with [`Extent::Whole`].
+/// How a step went that may have to be taken again with [`Selection::All`].
 #[must_use]
 pub(crate) enum Outcome<T> {
     Done(T),
@@ -139,7 +138,7 @@ impl<'a> Rootfs<'a> {
     /// at the same layer left is removed first. Different layers may be unpacked on different
     /// threads at once. Reads to the end of the tar, not of the stream: the caller drains it.
     ///
-    /// With [`Extent::Needed`] it may end in [`Outcome::Wanted`], anywhere in the stream.
+    /// With [`Selection::Needed`] it may end in [`Outcome::Wanted`], anywhere in the stream.
     ///
     /// # Errors
     /// [`Kind::Hostile`](crate::error::Kind) for a tar or an entry that nobody honest would send,
@@ -147,7 +146,7 @@ impl<'a> Rootfs<'a> {
     pub(crate) fn unpack(
         &self,
         number: usize,
-        extent: Extent,
+        selection: Selection,
         tar: &mut dyn BufRead,
     ) -> Result<Outcome<Unpacked>> {
         let name = number.to_string();
@@ -157,7 +156,7 @@ impl<'a> Rootfs<'a> {
         let layer = open_directory(&self.layers, &name)?;
         make_directory(&layer, TREE)?;
         let tree = open_directory(&layer, TREE)?;
-        let finished = (extent == Extent::Needed).then_some(&self.finished);
+        let finished = (selection == Selection::Needed).then_some(&self.finished);
         let above = Above::new(finished, self.layers.as_fd(), number);
         let unpack = Unpack::new(layer.as_fd(), tree, &self.keeper, above);
         Ok(match unpack.run(tar)? {

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read};
 use std::path::Path;
 
 use super::testing::*;
-use super::{Extent, Outcome, Rootfs, Unpacked};
+use super::{Outcome, Rootfs, Selection, Unpacked};
 use crate::error::Result;
 use crate::report::{Hidden, Report};
 use model::*;
@@ -262,7 +262,7 @@ fn apply_in_any_order(
             after,
             then: Some(then),
         };
-        let unpacked = match rootfs.unpack(number, Extent::Needed, &mut tar)? {
+        let unpacked = match rootfs.unpack(number, Selection::Needed, &mut tar)? {
             Outcome::Done(unpacked) => unpacked,
             Outcome::Wanted => {
                 seen.layer_again += 1;

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Extent, Outcome, Proven, Rootfs, Unpacked};
+use super::{Outcome, Proven, Rootfs, Selection, Unpacked};
 pub(super) use crate::archive::testing::{Layer, Spec, layer};
 use crate::error::Result;
 use crate::oci::digest::{Checked, Digest};
@@ -57,7 +57,7 @@ impl Drop for Scratch {
 impl Rootfs<'_> {
     /// Unpacks everything of a layer.
     pub(super) fn unpack_whole(&self, number: usize, tar: &[u8]) -> Result<Unpacked> {
-        match self.unpack(number, Extent::Whole, &mut &*tar)? {
+        match self.unpack(number, Selection::All, &mut &*tar)? {
             Outcome::Done(unpacked) => Ok(unpacked),
             Outcome::Wanted => panic!("nothing was left out"),
         }

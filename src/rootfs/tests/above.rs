@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::report::{Hidden, Report};
-use crate::rootfs::{Extent, Outcome, Rootfs};
+use crate::rootfs::{Outcome, Rootfs, Selection};
 
 /// What had to be unpacked a second time.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ fn assert_same(layers: &[Layer], late: Option<usize>, left_out: &[usize], expect
     let mut unproven = None;
     for (number, layer) in layers.iter().enumerate().rev() {
         let mut tar = layer.0.as_slice();
-        let unpacked = match rootfs.unpack(number, Extent::Needed, &mut tar) {
+        let unpacked = match rootfs.unpack(number, Selection::Needed, &mut tar) {
             Ok(Outcome::Done(unpacked)) => unpacked,
             Ok(Outcome::Wanted) => {
                 again = Again::Layer;
