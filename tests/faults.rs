@@ -16,6 +16,8 @@ mod common;
 mod answers;
 #[path = "faults/help.rs"]
 mod help;
+#[path = "faults/limits.rs"]
+mod limits;
 #[path = "faults/login.rs"]
 mod login;
 #[path = "faults/manners.rs"]
@@ -26,9 +28,13 @@ mod matrix;
 mod mirrors;
 #[path = "faults/proxies.rs"]
 mod proxies;
+#[path = "faults/redirects.rs"]
+mod redirects;
 #[path = "faults/resume.rs"]
 mod resume;
 #[path = "faults/tls.rs"]
 mod tls;
 #[path = "faults/uploads.rs"]
 mod uploads;
+#[path = "faults/words.rs"]
+mod words;

@@ -12,6 +12,23 @@ pub fn app() -> Image {
     image([layer().file("noise", noise(7, SIZE)).plain()]).oci()
 }
 
+/// An image of one file.
+pub fn small() -> Image {
+    image([layer().file("a", "a")]).oci()
+}
+
+/// A registry without a login, where `t/a:1` is this image.
+pub fn serving(image: &Image) -> Registry {
+    let registry = Registry::start();
+    registry.put_image("t/a", "1", image);
+    registry
+}
+
+/// Where the first layer of an image is fetched.
+pub fn layer_path(image: &Image) -> String {
+    format!("/v2/t/a/blobs/{}", image.layers[0].digest)
+}
+
 pub fn merge(mut into: Value, fields: Value) -> Value {
     let Value::Object(fields) = fields else {
         panic!("fields are an object")

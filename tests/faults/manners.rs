@@ -1,8 +1,8 @@
 //! What a registry sees of us where nothing goes wrong: how many requests and connections, and
 //! which headers.
 
-use crate::common::{Fault, Image, Registry, Request, Tokens, image, layer};
-use crate::help::{assert_arrived, check, get, put};
+use crate::common::{Fault, Gate, Image, Registry, Request, Tokens, image, layer};
+use crate::help::{assert_arrived, check, get, put, serving};
 use serde_json::{Value, json};
 
 fn small() -> Image {
@@ -10,7 +10,7 @@ fn small() -> Image {
 }
 
 /// A registry that wants tokens, where `t/a:1` is this image.
-fn serving(image: &Image) -> Registry {
+fn guarded(image: &Image) -> Registry {
     let tokens = Tokens::new().user("alice", "s3cret").anonymous_pull(false);
     let registry = Registry::setup().bearer(&tokens).start();
     registry.put_image("t/a", "1", image);
@@ -49,7 +49,7 @@ fn a_look_at_a_tag_costs_one_request_and_three_where_a_token_is_wanted() {
     check(&registry, json!({"tag": "1"})).run().succeeds();
     assert_eq!(registry.lines(), ["HEAD /v2/t/a/manifests/1 200"]);
 
-    let registry = serving(&image);
+    let registry = guarded(&image);
     check(&registry, alice()).run().succeeds();
     assert_eq!(
         registry.lines(),
@@ -65,7 +65,7 @@ fn a_look_at_a_tag_costs_one_request_and_three_where_a_token_is_wanted() {
 #[test]
 fn a_pull_asks_for_each_thing_once_and_for_nothing_else() {
     let image = small();
-    let registry = serving(&image);
+    let registry = guarded(&image);
     let program = get(&registry, &image, alice()).env("REGISTRY_IMAGE_WORKERS", "1");
     assert_arrived(&program.run(), &image);
     let mut lines = registry.lines();
@@ -88,7 +88,7 @@ fn a_pull_asks_for_each_thing_once_and_for_nothing_else() {
 #[test]
 fn requests_have_these_headers_and_no_others() {
     let image = small();
-    let registry = serving(&image);
+    let registry = guarded(&image);
     check(&registry, alice()).run().succeeds();
     let program = get(&registry, &image, alice()).env("REGISTRY_IMAGE_WORKERS", "1");
     program.run().succeeds();
@@ -131,7 +131,7 @@ fn requests_have_these_headers_and_no_others() {
 #[test]
 fn cookies_are_not_kept() {
     let image = small();
-    let registry = serving(&image);
+    let registry = guarded(&image);
     let cookie = || Fault::Header("Set-Cookie", "session=1; Path=/".to_owned());
     registry.on("*", "*").always().then(cookie());
     assert_arrived(&get(&registry, &image, alice()).run(), &image);
@@ -144,7 +144,7 @@ fn cookies_are_not_kept() {
 fn a_put_uses_no_more_connections_than_it_has_workers() {
     for workers in [1, 4] {
         let image = image((0..8).map(|n| layer().file("n", n.to_string()))).oci();
-        let registry = serving(&small());
+        let registry = guarded(&small());
         let program = put(&registry, &image, alice());
         let workers_text = workers.to_string();
         program
@@ -157,4 +157,42 @@ fn a_put_uses_no_more_connections_than_it_has_workers() {
             registry.connections()
         );
     }
+}
+
+#[test]
+fn one_pool_of_connections_serves_the_run() {
+    let image = image((0..8).map(|n| layer().file("n", n.to_string()))).oci();
+    let registry = serving(&image);
+    let output = get(&registry, &image, json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    assert_arrived(&output, &image);
+    assert_eq!(registry.connections(), 1);
+    assert!(registry.requests().len() >= 10);
+
+    // As many at once as there are workers, and no more connections than that.
+    let registry = serving(&image);
+    let gate = Gate::meeting(4);
+    registry
+        .on("GET", "/v2/t/a/blobs/*")
+        .times(4)
+        .then(Fault::Hold(gate));
+    let output = get(&registry, &image, json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "4")
+        .run();
+    assert_arrived(&output, &image);
+    assert_eq!(registry.connections(), 4);
+}
+
+#[test]
+fn look_ups_of_tags_share_their_connections() {
+    let registry = Registry::start();
+    for n in 0..100 {
+        let tag = format!("1.{n}.0");
+        let image = image([layer().file("tag", &tag)]).oci();
+        registry.put_image("t/a", &tag, &image);
+    }
+    let output = check(&registry, json!({})).run();
+    assert_eq!(output.succeeds().as_array().unwrap().len(), 100);
+    assert!(registry.connections() <= 16, "{}", registry.connections());
 }
