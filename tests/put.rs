@@ -240,21 +240,6 @@ fn a_rebuild_with_one_new_layer_sends_one_layer() {
     );
 }
 
-#[test]
-fn an_upload_that_breaks_starts_with_a_new_session() {
-    let registry = Registry::start();
-    registry
-        .on("PATCH", "/v2/t/a/blobs/uploads/*")
-        .then(Fault::Reset);
-    registry
-        .on("POST", "/v2/t/a/blobs/uploads/*")
-        .nth(2)
-        .then(Fault::error(503, "UNAVAILABLE", "try later"));
-    put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
-        .run()
-        .succeeds();
-}
-
 /// A docker tarball with one layer of `size` bytes that do not compress.
 fn put_tarball(registry: &Registry, size: usize) -> Program {
     let image = image([layer().file("noise", noise(5, size)).plain()]).oci();
@@ -469,27 +454,6 @@ fn a_commit_whose_answer_is_lost_counts_when_the_blob_is_there() {
     put(&registry, &app("new"), json!({"tag": "v1"}), json!({}))
         .run()
         .succeeds();
-}
-
-#[test]
-fn a_token_that_ends_in_the_middle_is_renewed() {
-    let tokens = Tokens::new().user("alice", "s3cret");
-    let registry = Registry::setup().bearer(&tokens).start();
-    for (method, path) in [
-        ("POST", "/v2/t/a/blobs/uploads/"),
-        ("PATCH", "/v2/t/a/blobs/uploads/*"),
-        ("PUT", "/v2/t/a/blobs/uploads/*"),
-        ("PUT", "/v2/t/a/manifests/*"),
-    ] {
-        registry.on(method, path).nth(2).then(Fault::Expired);
-    }
-    let source = json!({"tag": "v1", "username": "alice", "password": "s3cret"});
-    let output = put(&registry, &app("new"), source, json!({}))
-        .env("REGISTRY_IMAGE_WORKERS", "1")
-        .run();
-    output.succeeds();
-    output.keeps_secret(["s3cret"]);
-    assert!(tokens.issued() > 2);
 }
 
 #[test]
