@@ -184,6 +184,7 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// Another job has failed meanwhile.
     pub(crate) fn begin(&mut self, gate: &Gate) -> Result<()> {
+        self.check_stop()?;
         loop {
             let wait = gate.opens_in(self.clock);
             if wait.is_zero() {
@@ -211,6 +212,7 @@ impl<'a> Attempts<'a> {
     /// After a failed attempt: waits and returns, or gives the error back when trying again
     /// cannot help or has taken too long. Every wait is a line in the log.
     pub(crate) fn wait_after(&mut self, error: Error, gate: &Gate, report: &Report) -> Result<()> {
+        self.check_stop()?;
         self.tries += 1;
         let now = self.clock.elapsed();
         let mut left = self.patience.total.saturating_sub(now - self.since);
@@ -243,6 +245,10 @@ impl<'a> Attempts<'a> {
         self.sleep(wait)?;
         self.began = self.clock.elapsed();
         Ok(())
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        self.stop.map_or(Ok(()), Stop::check)
     }
 
     fn sleep(&self, mut wait: Duration) -> Result<()> {

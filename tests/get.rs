@@ -729,6 +729,9 @@ fn a_layer_that_fails_for_good_stops_the_others() {
             Fault::Slowly(1000, Duration::from_millis(10)),
             Fault::too_many(300),
             Fault::unavailable(300),
+            // Silence, at once and in the middle.
+            Fault::Stall,
+            Fault::StallAfter(1_000),
         ];
         for fault in faults {
             let registry = Registry::start();

@@ -2,33 +2,25 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use ureq::Agent;
 
 use super::addresses::is_near;
-use super::dial::Dial;
+use super::connections::Connections;
 use super::names::Names;
 use super::options::Options;
 use super::problem::{hide, hide_authorization};
 use super::proxy::Proxies;
-use super::request::{CONNECT_PATIENCE, Payload, Request, STALL};
+use super::request::{Payload, Request};
 use super::response::Response;
 use super::tls::Tls;
 use super::url::{Scheme, Url};
-use super::wire::{INPUT_BUFFER, OUTPUT_BUFFER, Wire};
-use crate::context::{Context, Env};
+use crate::context::Context;
 use crate::error::{Again, Error, Result};
-use crate::workers::lock;
-
-/// Idle connections that are kept at least: one for each of the 16 look-ups of tags, and some for
-/// token servers and storage.
-const IDLE_CONNECTIONS: usize = 20;
+use crate::workers::{Stop, lock};
 
 /// The HTTP client of a run: one pool of connections, shared by all workers.
 pub(crate) struct Client<'a> {
     pub(super) context: &'a Context<'a>,
-    pub(super) agent: Agent,
+    pub(super) connections: Connections,
     pub(super) names: Names,
     tls: Tls,
     insecure: bool,
@@ -48,30 +40,9 @@ impl<'a> Client<'a> {
         let tls = Tls::new(context.env, options, move |url| {
             insecure || is_near(url.host())
         })?;
-        let idle = context.workers.count().max(IDLE_CONNECTIONS);
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .accept("")
-            .accept_encoding("")
-            .user_agent(concat!("registry-image/", env!("CARGO_PKG_VERSION")))
-            .input_buffer_size(INPUT_BUFFER)
-            .output_buffer_size(OUTPUT_BUFFER)
-            .max_idle_connections(idle)
-            .max_idle_connections_per_host(idle)
-            .timeout_connect(Some(limit(context.env, CONNECT_PATIENCE)))
-            .timeout_per_read(Some(limit(context.env, STALL)))
-            .timeout_per_write(Some(limit(context.env, STALL)))
-            .build();
-        use ureq::unversioned::transport::Connector as _;
-        let connector = Dial::new(names.clone(), tls.clone())
-            .chain(tls.clone())
-            .chain(Wire);
         Ok(Client {
             context,
-            agent: Agent::with_parts(config, connector, names.clone()),
+            connections: Connections::new(context, names.clone(), tls.clone()),
             names,
             tls,
             insecure,
@@ -81,6 +52,12 @@ impl<'a> Client<'a> {
 
     pub(crate) fn context(&self) -> &'a Context<'a> {
         self.context
+    }
+
+    /// A stop for jobs that wait for answers: when it is set, their connections are cut.
+    pub(crate) fn stop(&self) -> Stop {
+        let connections = self.connections.clone();
+        Stop::with(move || connections.cut())
     }
 
     /// Whether the registry at `url` is known to speak plain HTTP.
@@ -165,15 +142,4 @@ impl<'a> Client<'a> {
     pub(crate) fn is_proxied(&self, url: &Url) -> bool {
         self.names.proxies().for_url(url).is_some()
     }
-}
-
-/// A limit on the time that a connection may take. Tests of the debug build shorten it: the
-/// number that `REGISTRY_IMAGE_TEST_CLOCK` holds divides it.
-fn limit(env: &Env, real: Duration) -> Duration {
-    let divisor = match cfg!(debug_assertions) {
-        true => env.get("REGISTRY_IMAGE_TEST_CLOCK"),
-        false => None,
-    };
-    let divisor = divisor.and_then(|text| text.parse().ok());
-    real / divisor.filter(|n| *n > 0).unwrap_or(1)
 }

@@ -21,14 +21,15 @@ impl Client<'_> {
         request: http::Request<S>,
         waits: Waits,
     ) -> std::result::Result<http::Response<Body>, ureq::Error> {
+        let agent = self.connections.agent();
         if waits == Waits::USUAL {
-            return self.agent.run(request);
+            return agent.run(request);
         }
-        let config = self.agent.configure_request(request);
+        let config = agent.configure_request(request);
         let config = config.timeout_connect(Some(waits.connect));
         let config = config.timeout_recv_response(Some(waits.answer));
         let config = config.timeout_recv_body(Some(waits.answer));
-        self.agent.run(config.build())
+        agent.run(config.build())
     }
 
     pub(super) fn exchange(

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod client;
+mod connections;
 mod dial;
 mod exchange;
 mod failure;

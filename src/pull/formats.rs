@@ -121,22 +121,25 @@ fn fetch<'w>(
     // The largest first: the others fill the time that it takes.
     let mut jobs: Vec<(usize, &Descriptor)> = blobs.iter().copied().enumerate().collect();
     jobs.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size));
-    context.workers.map(&jobs, |(at, blob), others| {
-        let once = || fetch_one(remote, blob, *at, &progress, open(blob)?, others.stop());
-        match once() {
-            // Bytes that are not the ones asked for may be a fault on the way.
-            Err(error) if error.kind() == Kind::Hostile => {
-                context.report.info(format!(
-                    "{}: {error}: fetching it once more",
-                    blob.digest.short()
-                ));
-                progress.restart(*at);
-                once()
+    let stop = remote.new_stop();
+    context
+        .workers
+        .map_until(&stop, &jobs, |(at, blob), others| {
+            let once = || fetch_one(remote, blob, *at, &progress, open(blob)?, others.stop());
+            match once() {
+                // Bytes that are not the ones asked for may be a fault on the way.
+                Err(error) if error.kind() == Kind::Hostile => {
+                    context.report.info(format!(
+                        "{}: {error}: fetching it once more",
+                        blob.digest.short()
+                    ));
+                    progress.restart(*at);
+                    once()
+                }
+                outcome => outcome,
             }
-            outcome => outcome,
-        }
-        .doing(|| format!("fetch {}", blob.digest))
-    })?;
+            .doing(|| format!("fetch {}", blob.digest))
+        })?;
     progress.finish("fetched");
     Ok(())
 }

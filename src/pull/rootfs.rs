@@ -61,7 +61,8 @@ pub(crate) fn rootfs(
         selection: Selection::Needed,
     };
     loop {
-        let fetched = workers.map(&layers, |layer, others| pull.layer(layer, others));
+        let stop = remote.new_stop();
+        let fetched = workers.map_until(&stop, &layers, |layer, others| pull.layer(layer, others));
         let wanted = pull.merger.wanted();
         let rootfs = pull.merger.into_rootfs();
         match fetched {

@@ -67,7 +67,7 @@ impl<'a> Remote<'a> {
             pieces: uploads::Pieces::default(),
             is_mirror: false,
             patience: Mutex::new(Patience::REGISTRY),
-            stop: Stop::default(),
+            stop: client.stop(),
         })
     }
 
@@ -102,9 +102,15 @@ impl<'a> Remote<'a> {
         *lock(&self.patience) = patience;
     }
 
-    /// Whoever sets it says that all that is asked for is in vain: nobody waits any more to try again.
+    /// Whoever sets it says that all that is asked for is in vain: nobody waits any more, neither to
+    /// try again nor for an answer.
     pub(crate) fn stop(&self) -> &Stop {
         &self.stop
+    }
+
+    /// A stop for jobs of their own, which may be done again after it was set.
+    pub(crate) fn new_stop(&self) -> Stop {
+        self.client.stop()
     }
 
     fn attempts(&self) -> Attempts<'_> {

@@ -12,14 +12,24 @@ pub(crate) struct Stop {
     set: Arc<AtomicBool>,
     /// What stops the parts of a job too.
     job: Option<Box<Stop>>,
+    then: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Stop {
+    /// One that calls `then` when it is set: for those who wait and cannot look at it.
+    pub(crate) fn with(then: impl Fn() + Send + Sync + 'static) -> Self {
+        Stop {
+            then: Some(Arc::new(then)),
+            ..Stop::default()
+        }
+    }
+
     /// For the parts of one job: set when one of them has failed, or when the job is to stop.
     pub(crate) fn for_parts(&self) -> Self {
         Stop {
             set: Arc::default(),
             job: Some(Box::new(self.clone())),
+            then: None,
         }
     }
 
@@ -38,7 +48,10 @@ impl Stop {
     }
 
     pub(crate) fn set(&self) {
-        self.set.store(true, Ordering::Relaxed);
+        let was_set = self.set.swap(true, Ordering::Relaxed);
+        if let (false, Some(then)) = (was_set, &self.then) {
+            then();
+        }
     }
 }
 
@@ -69,6 +82,17 @@ impl<R: BufRead> BufRead for Watched<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_cannot_look_is_called_once() {
+        let (calls, called) = std::sync::mpsc::channel();
+        let stop = Stop::with(move || calls.send(()).unwrap());
+        stop.for_parts().set();
+        assert!(called.try_recv().is_err(), "a part is not the job");
+        stop.set();
+        stop.clone().set();
+        assert_eq!(called.try_iter().count(), 1);
+    }
 
     #[test]
     fn a_part_stops_the_others_of_its_job_and_a_job_its_parts() {

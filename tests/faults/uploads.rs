@@ -1,6 +1,8 @@
 //! Uploads that break, and the places where they may go on.
 
-use crate::common::{Answer, Fault, Image, Registry, Tokens, answer, sha256};
+use std::time::Duration;
+
+use crate::common::{Answer, Fault, Gate, Image, Registry, Tokens, answer, image, layer, sha256};
 use crate::help::{app, count, put, told};
 use serde_json::json;
 
@@ -295,4 +297,29 @@ fn a_manifest_that_is_stored_under_another_digest_is_refused() {
         sha256(b"another"),
         image.digest
     ));
+}
+
+#[test]
+fn an_upload_that_is_refused_ends_the_wait_for_a_silent_registry() {
+    let image = image(["a", "b"].map(|name| layer().noise(name, 100_000))).oci();
+    let registry = Registry::start();
+    let both = Gate::meeting(2);
+    let [silent, other] = [0, 1].map(|at| format!("/v2/t/a/blobs/{}", image.layers[at].digest));
+    registry
+        .on("HEAD", &silent)
+        .then(Fault::Hold(both.clone()))
+        .and(Fault::Stall);
+    registry.on("HEAD", &other).then(Fault::Hold(both));
+    registry
+        .on("POST", START)
+        .then(Fault::error(403, "DENIED", "not you"));
+    let output = put(&registry, &image, json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "2")
+        .real_clock()
+        .limit(Duration::from_secs(30))
+        .run();
+    output.fails();
+    let messages = told(&output);
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].contains("403 Forbidden"), "{messages:?}");
 }
