@@ -449,7 +449,7 @@ fn what_was_left_out_and_is_needed_after_all_is_fetched_once_more() {
             output.messages()
         );
         let output = run(json!({"debug": true}));
-        let left_out = "`etc/a` is left out: layer 3 replaces it";
+        let left_out = "`etc/a` is not made: layer 3 replaces it";
         assert!(
             output.messages().contains(left_out),
             "{}",

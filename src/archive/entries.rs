@@ -122,7 +122,7 @@ impl<R: BufRead> Data<R> {
     }
 
     /// Passes over what is left of the entry, and its padding.
-    fn skip(&mut self) -> Result<()> {
+    pub(crate) fn skip(&mut self) -> Result<()> {
         loop {
             let n = self.block()?.len();
             if n == 0 {

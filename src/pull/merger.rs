@@ -112,7 +112,7 @@ mod tests {
             let (blob, plain) = (proof().unwrap(), proof().unwrap());
             Complete {
                 name: at.to_string(),
-                tree: merger.rootfs().believe(tree, blob, plain),
+                tree: tree.believe(blob, plain),
             }
         };
         let stop = Stop::default();

@@ -22,6 +22,10 @@ use crate::workers::{Moment, Others, Pace, read_ahead};
 /// another thread and its blocks, or looking for what need not be made, cost more than they bring.
 const LARGE_FROM: u64 = 1 << 20;
 
+/// Why something is fetched again that was right.
+const WANTED: &str =
+    "needs files that were not made because layers above replace them: fetching it once more";
+
 /// Fetches the layers of an image into `rootfs`.
 ///
 /// # Errors
@@ -64,27 +68,24 @@ pub(crate) fn rootfs(
         let stop = remote.new_stop();
         let fetched = workers.map_until(&stop, &layers, |layer, others| pull.layer(layer, others));
         let wanted = pull.merger.wanted();
-        let rootfs = pull.merger.into_rootfs();
-        match fetched {
+        let mut rootfs = pull.merger.into_rootfs();
+        let failed = match fetched {
             Ok(_) => {
                 rootfs.finish()?;
                 progress.finish("fetched");
                 return Ok(());
             }
-            Err(_) if wanted => {
-                context.report.info(
-                    "a layer needs files that were left out because layers above replace them: \
-                     fetching all layers once more",
-                );
-                layers.iter().for_each(|layer| progress.restart(layer.at));
-                pull.merger = Merger::new(rootfs.restart()?);
-                pull.selection = Selection::All;
-            }
-            Err(error) => {
-                rootfs.discard();
-                return Err(error);
-            }
+            Err(_) if wanted => rootfs.restart().err(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            rootfs.discard();
+            return Err(error);
         }
+        context.report.info(format!("the image {WANTED}"));
+        layers.iter().for_each(|layer| progress.restart(layer.at));
+        pull.merger = Merger::new(rootfs);
+        pull.selection = Selection::All;
     }
 }
 
@@ -178,11 +179,8 @@ impl Pull<'_, '_> {
             match self.attempt(layer, selection, others) {
                 Ok(complete) => return self.merger.add(layer.at, complete, others.stop()),
                 Err(Failure::Wanted) => {
-                    self.context.report.info(format!(
-                        "layer {} needs files that were left out because layers above replace \
-                         them: fetching it once more",
-                        layer.at + 1
-                    ));
+                    let number = layer.at + 1;
+                    self.context.report.info(format!("layer {number} {WANTED}"));
                     selection = Selection::All;
                 }
                 Err(Failure::WrongBytes(error)) if !repeated => {
@@ -229,7 +227,7 @@ impl Pull<'_, '_> {
             Ok(Outcome::Done((tree, plain))) => match blob.finish() {
                 Ok(blob) => Ok(Complete {
                     name: layer.name(),
-                    tree: self.merger.rootfs().believe(tree, blob, plain),
+                    tree: tree.believe(blob, plain),
                 }),
                 Err(error) => Err(wrong_or_final(error)),
             },

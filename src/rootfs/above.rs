@@ -1,165 +1,240 @@
 //! What a layer above replaces is not made.
 //!
-//! While a layer is unpacked, layers above it may be complete and proven. Where one of them has
-//! something in the place of an entry, nobody will ever see the entry: its file is left out, which
+//! While a layer is unpacked, layers above it are unpacked too, or have been. Where one of them has
+//! something in the place of an entry, nobody will ever see the entry: its file is not made, which
 //! is most of the work for images whose layers replace each other's files. The trees above are
 //! looked at as they lie on the disk, so no list of their places is kept.
 //!
-//! What comes out is the same with and without:
-//! - Only a *plain* layer replaces anything here, one whose entries mean the same whatever lies
-//!   below ([`Summary::plain`](super::unpack::Summary)).
-//! - What was left out may still be wanted: by a later entry of its own layer (a hard link to it, a
-//!   name below it), or by a layer in between that was not complete yet, and turns out not to be
-//!   plain. Both are seen, and then everything is unpacked again, nothing left out.
+//! The result is the same with and without, because only *plain* layers take part: their entries
+//! mean the same whatever lies below ([`Above::depends`] tells which do not).
 //!
-//! Only what the machine would have said of a file that is not made (no room, no such owner here)
-//! is not heard.
+//! - What a plain layer has had in a place hides what is below to the end of the layer, be it by
+//!   what replaces it there. At its merge it must still be plain, and the same attempt: one whose
+//!   bytes were wrong is unpacked again ([`Seen`]).
+//! - A layer in between cannot miss what is not there, if it is plain: that too is seen at its merge.
+//! - A later entry of the layer itself can (a hard link to it, a name below it), and [wants it
+//!   back](Above::want).
+//!
+//! Whoever does is unpacked again with everything, be it the layer or the whole image. Only what
+//! the machine would have said of a file that is not made (no room, no such owner) is not heard.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 
-use super::TREE;
 use super::records::open_directory;
 use super::tree::OPEN_DIRECTORY;
+use super::{Selection, TREE};
 use crate::error::{Error, Result};
 use crate::workers::lock;
 
 /// Layers that are looked at, each with two descriptors.
 const UPPER_LIMIT: usize = 8;
 
-/// Components of a directory that is looked for: each costs a system call in each of the layers,
-/// and what honest images have lies less deep.
-const DEPTH_LIMIT: usize = 32;
+/// Directories that may be opened to look at, for each entry on average: about what it costs to
+/// make a file. And so many more in all.
+const OPENED_FOR_EACH: u64 = 16;
+const OPENED_AT_FIRST: u64 = 1024;
 
 /// Places that one layer leaves out: as many as fit into a table of 288 KiB.
 const LEFT_OUT_LIMIT: usize = 28 * 1024;
 
-/// The layers that are complete and proven.
+/// The layers whose unpacking has begun, each with its last attempt.
 #[derive(Default)]
-pub(super) struct Finished(Mutex<Vec<Known>>);
-
-#[derive(Clone, Copy)]
-struct Known {
-    number: usize,
-    plain: bool,
+pub(super) struct Begun {
+    attempts: Mutex<BTreeMap<usize, Attempt>>,
+    /// Counts whatever may change what a layer sees above it.
+    changes: AtomicU64,
 }
 
-impl Finished {
-    pub(super) fn add(&self, number: usize, plain: bool) {
-        lock(&self.0).push(Known { number, plain });
-    }
+/// One unpacking of a layer.
+#[derive(Clone)]
+pub(super) struct Attempt {
+    number: u64,
+    plain: Arc<AtomicBool>,
+}
 
-    fn count(&self) -> usize {
-        lock(&self.0).len()
+impl Begun {
+    /// An attempt at layer `number`, whose tree is there and empty.
+    pub(super) fn begin(&self, number: usize) -> Attempt {
+        let attempt = Attempt {
+            number: self.changes.fetch_add(1, Ordering::Relaxed),
+            plain: Arc::new(AtomicBool::new(true)),
+        };
+        lock(&self.attempts).insert(number, attempt.clone());
+        attempt
     }
 
     /// The layers whose entries replace those of layer `number`, lowest first: the plain ones up to
     /// the first that is not.
-    fn above(&self, number: usize) -> Vec<usize> {
-        let mut above: Vec<Known> = lock(&self.0).clone();
-        above.retain(|known| known.number > number);
-        above.sort_unstable_by_key(|known| known.number);
-        let plain = above.iter().take_while(|known| known.plain);
-        plain.map(|known| known.number).take(UPPER_LIMIT).collect()
+    fn above(&self, number: usize) -> Vec<(usize, u64)> {
+        let attempts = lock(&self.attempts);
+        let above = attempts.range(number + 1..);
+        let plain = above.take_while(|(_, attempt)| attempt.is_plain());
+        let seen = plain.map(|(number, attempt)| (*number, attempt.number));
+        seen.take(UPPER_LIMIT).collect()
+    }
+}
+
+impl Attempt {
+    fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Relaxed)
+    }
+}
+
+/// Layers because of which something was left out, each as it was seen: its number, and that of
+/// its attempt.
+#[derive(Default)]
+pub(super) struct Seen(BTreeSet<(usize, u64)>);
+
+impl Seen {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Whether layer `number`, when it is merged now, was not what it was taken for: one that
+    /// replaces what was left out, or lies between and does not miss it.
+    pub(super) fn is_wrong_about(&self, number: usize, attempt: &Attempt) -> bool {
+        let matters = self.0.last().is_some_and(|(highest, _)| number <= *highest);
+        let mut seen = self.0.range((number, 0)..=(number, u64::MAX));
+        matters && !attempt.is_plain() || seen.any(|(_, seen)| *seen != attempt.number)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
 /// The layers above one that is being unpacked, and what of it is left out because of them.
 pub(super) struct Above<'a> {
-    finished: Option<&'a Finished>,
+    /// The layer's own.
+    attempt: &'a Attempt,
+    begun: &'a Begun,
+    selection: Selection,
     /// The directory with the trees of all layers.
     layers: BorrowedFd<'a>,
     number: usize,
-    /// So many layers were finished when `upper` was made.
-    known: usize,
+    /// [`Begun::changes`] when `upper` was made.
+    changes: u64,
     upper: Vec<Upper>,
     /// The place of every [`Upper::here`].
     here: Vec<u8>,
+    asked: u64,
+    opened: u64,
     /// Hashes of places. Two places with one hash cost a second attempt, no more.
     left_out: HashSet<u64>,
     hasher: RandomState,
-    highest: Option<usize>,
+    seen: Seen,
     wanted: Cell<bool>,
 }
 
 /// The tree of a layer above.
 struct Upper {
     number: usize,
+    attempt: u64,
     root: OwnedFd,
     /// Its directory at the place that is looked at, if it has one.
     here: Option<OwnedFd>,
 }
 
 impl<'a> Above<'a> {
-    /// For layer `number`; without `finished` nothing is ever left out.
+    /// For an attempt at layer `number`.
     pub(super) fn new(
-        finished: Option<&'a Finished>,
+        begun: &'a Begun,
         layers: BorrowedFd<'a>,
-        number: usize,
+        (number, attempt): (usize, &'a Attempt),
+        selection: Selection,
     ) -> Self {
         Above {
-            finished,
+            attempt,
+            begun,
+            selection,
             layers,
             number,
-            known: 0,
+            changes: 0,
             upper: Vec::new(),
             // No place has a NUL in it.
             here: vec![0],
+            asked: 0,
+            opened: 0,
             left_out: HashSet::new(),
             hasher: RandomState::new(),
-            highest: None,
+            seen: Seen::default(),
             wanted: Cell::new(false),
         }
     }
 
-    /// The number of a layer above that has something other than a directory in the place of `name`
-    /// in `directory`; none if there is no room to remember what is left out.
-    pub(super) fn replaces(&mut self, directory: &[u8], name: &[u8]) -> Option<usize> {
-        let finished = self.finished?;
-        if self.here != directory {
-            self.go(finished, directory);
-        }
-        if self.left_out.len() >= LEFT_OUT_LIMIT {
+    /// The number of a layer above because of which `name` in `directory` can be left out: it has
+    /// something other than a directory in its place.
+    pub(super) fn find(&mut self, directory: &[u8], name: &[u8]) -> Option<usize> {
+        let everything = self.selection == Selection::All || !self.attempt.is_plain();
+        if everything || self.left_out.len() >= LEFT_OUT_LIMIT {
             return None;
         }
+        self.asked += 1;
+        if self.here != directory {
+            self.look_at(directory);
+        }
         let upper = self.upper.iter().find(|upper| upper.has(name))?;
-        self.highest = self.highest.max(Some(upper.number));
         Some(upper.number)
     }
 
-    fn go(&mut self, finished: &Finished, directory: &[u8]) {
-        let known = finished.count();
-        if known != self.known {
-            self.known = known;
+    fn look_at(&mut self, directory: &[u8]) {
+        let changes = self.begun.changes.load(Ordering::Relaxed);
+        if changes != self.changes {
+            self.changes = changes;
             self.upper.clear();
-            for number in finished.above(self.number) {
+            for (number, attempt) in self.begun.above(self.number) {
+                self.opened += 2;
                 let layer = open_directory(self.layers, &number.to_string());
                 // What cannot be opened replaces nothing.
                 if let Ok(root) = layer.and_then(|layer| open_directory(layer, TREE)) {
-                    let here = None;
-                    self.upper.push(Upper { number, root, here });
+                    self.upper.push(Upper {
+                        number,
+                        attempt,
+                        root,
+                        here: None,
+                    });
                 }
             }
         }
         self.here.clear();
         self.here.extend_from_slice(directory);
-        let too_deep = directory.split(|byte| *byte == b'/').count() > DEPTH_LIMIT;
+        let is_dear = self.opened > OPENED_AT_FIRST + OPENED_FOR_EACH * self.asked;
         for upper in &mut self.upper {
-            upper.here = match too_deep {
+            upper.here = match is_dear {
                 true => None,
-                false => upper.open(directory).ok(),
+                false => upper.open(directory, &mut self.opened).ok(),
             };
         }
     }
 
-    /// Remembers that nothing was made at `place`.
-    pub(super) fn leave_out(&mut self, place: &[u8]) {
+    /// Remembers that nothing was made at `place`, because of layer `upper`.
+    pub(super) fn leave_out(&mut self, place: &[u8], upper: usize) {
         self.left_out.insert(self.hasher.hash_one(place));
+        let upper = self.upper.iter().find(|found| found.number == upper);
+        self.seen
+            .0
+            .extend(upper.map(|upper| (upper.number, upper.attempt)));
+    }
+
+    /// What an entry means depends on what lies below: it links to a file there, its name goes
+    /// through directories that no entry describes, or it removes something in one. The layer
+    /// leaves nothing out, and nothing is left out because of it.
+    ///
+    /// # Errors
+    /// Something was left out already: it is wanted.
+    pub(super) fn depends(&self) -> Result<()> {
+        if self.attempt.plain.swap(false, Ordering::Relaxed) {
+            self.begun.changes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.want_if(!self.left_out.is_empty())
     }
 
     pub(super) fn has_left_out(&self, place: &[u8]) -> bool {
@@ -172,14 +247,6 @@ impl<'a> Above<'a> {
     /// It was left out; [`Above::wanted`] from now on.
     pub(super) fn want(&self, place: &[u8]) -> Result<()> {
         self.want_if(self.has_left_out(place))
-    }
-
-    /// Whatever was left out matters.
-    ///
-    /// # Errors
-    /// As for [`Above::want`].
-    pub(super) fn want_all(&self) -> Result<()> {
-        self.want_if(!self.left_out.is_empty())
     }
 
     fn want_if(&self, left_out: bool) -> Result<()> {
@@ -195,18 +262,22 @@ impl<'a> Above<'a> {
         self.wanted.get()
     }
 
-    /// The highest layer because of which something was left out.
-    pub(super) fn highest(&self) -> Option<usize> {
-        self.highest
+    /// The layers because of which something was left out.
+    pub(super) fn into_seen(self) -> Seen {
+        self.seen
     }
 }
 
 impl Upper {
-    fn open(&self, directory: &[u8]) -> rustix::io::Result<OwnedFd> {
-        let mut here = openat(&self.root, ".", OPEN_DIRECTORY, Mode::empty())?;
+    fn open(&self, directory: &[u8], opened: &mut u64) -> rustix::io::Result<OwnedFd> {
+        let mut open = |parent: &OwnedFd, name: &[u8]| {
+            *opened += 1;
+            openat(parent, name, OPEN_DIRECTORY, Mode::empty())
+        };
+        let mut here = open(&self.root, b".")?;
         for name in directory.split(|byte| *byte == b'/') {
             if !name.is_empty() {
-                here = openat(here, name, OPEN_DIRECTORY, Mode::empty())?;
+                here = open(&here, name)?;
             }
         }
         Ok(here)
@@ -218,5 +289,40 @@ impl Upper {
         };
         statat(here, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    use crate::rootfs::testing::Scratch;
+
+    #[test]
+    fn looking_costs_no_more_than_making_files() {
+        const LAYERS: usize = 9;
+        const ENTRIES: u64 = 2_000;
+        let scratch = Scratch::in_memory();
+        let places = ["a", "b"].map(|top| format!("{top}{}", "/d".repeat(30)));
+        let begun = Begun::default();
+        for number in 1..LAYERS {
+            for place in &places {
+                let place = format!("{number}/{TREE}/{place}");
+                std::fs::create_dir_all(scratch.path().join(place)).unwrap();
+            }
+            begun.begin(number);
+        }
+        let layers = std::fs::File::open(scratch.path()).unwrap();
+        let attempt = begun.begin(0);
+        let own = (0, &attempt);
+        let mut above = Above::new(&begun, layers.as_fd(), own, Selection::Needed);
+        for n in 0..ENTRIES {
+            let place = &places[n as usize % 2];
+            assert_eq!(above.find(place.as_bytes(), b"f"), None);
+        }
+        let usual = OPENED_AT_FIRST + ENTRIES * OPENED_FOR_EACH;
+        assert!(above.opened > usual / 2, "nothing was looked at");
+        assert!(above.opened < usual + 1_000, "{}", above.opened);
     }
 }

@@ -67,7 +67,7 @@ impl<'a> Merge<'a> {
     pub(super) fn new(
         lower: Tree,
         layer: OwnedFd,
-        summary: Summary,
+        summary: &Summary,
         keeper: &'a Keeper<'a>,
     ) -> Result<Self> {
         let upper = Tree::new(super::duplicate(layer.as_fd())?);

@@ -27,7 +27,7 @@ mod unpack;
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::fs::{fchmod, fchown, flistxattr, fremovexattr, futimens, open};
@@ -36,7 +36,8 @@ use rustix::process::{getegid, geteuid, umask};
 use crate::error::{Doing, Result};
 use crate::oci::digest::Verified;
 use crate::report::Report;
-use above::{Above, Finished};
+use crate::workers::lock;
+use above::{Above, Attempt, Begun, Seen};
 use merge::Merge;
 use meta::Keeper;
 use records::{make_directory, open_directory};
@@ -54,15 +55,16 @@ pub(crate) struct Rootfs<'a> {
     layers: OwnedFd,
     root: OwnedFd,
     keeper: Keeper<'a>,
-    finished: Finished,
-    /// What merged layers have left out is there when this layer has been merged.
-    whole_with: AtomicUsize,
+    begun: Begun,
+    /// Because of which layers something was left out of those that are merged.
+    seen: Mutex<Seen>,
 }
 
 /// A layer in a tree of its own, not yet believed.
 #[must_use]
 pub(crate) struct Unpacked {
     number: usize,
+    attempt: Attempt,
     summary: Summary,
 }
 
@@ -70,11 +72,19 @@ pub(crate) struct Unpacked {
 #[must_use]
 pub(crate) struct Proven(Unpacked);
 
+impl Unpacked {
+    /// Takes the layer as it is: its compressed bytes are proven against the descriptor, the plain
+    /// ones against the diff_id.
+    pub(crate) fn believe(self, _compressed: Verified, _plain: Verified) -> Proven {
+        Proven(self)
+    }
+}
+
 /// What of a layer is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Selection {
     All,
-    /// Not what layers above, as far as they are proven, have in its place.
+    /// Not what layers above, as far as they are unpacked, have in its place.
     Needed,
 }
 
@@ -98,40 +108,29 @@ impl<'a> Rootfs<'a> {
     }
 
     fn start(destination: OwnedFd, report: &'a Report) -> Result<Self> {
-        umask(Mode::empty());
-        let layers = fresh(&destination, LAYERS)?;
-        let root = fresh(&destination, ROOTFS)?;
-        // 0755, root's and of 1970, unless a layer says otherwise.
-        fchmod(&root, Mode::from_raw_mode(0o755))
-            .and_then(|()| futimens(&root, &times(EPOCH)))
-            .map_err(|error| failed(error, "set up", b""))?;
+        let (layers, root) = directories(&destination)?;
         Ok(Rootfs {
             destination,
             layers,
             root,
             keeper: Keeper::new(report),
-            finished: Finished::default(),
-            whole_with: AtomicUsize::new(0),
+            begun: Begun::default(),
+            seen: Mutex::default(),
         })
     }
 
     /// Starts anew in the same directory.
-    pub(crate) fn restart(self) -> Result<Self> {
-        for name in [ROOTFS, LAYERS] {
-            remove::remove(&self.destination, name.as_bytes())
-                .map_err(|error| failed(error, "remove", name.as_bytes()))?;
-        }
-        Self::start(self.destination, self.keeper.report())
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        remove_all(&self.destination)?;
+        (self.layers, self.root) = directories(&self.destination)?;
+        (self.begun, self.seen) = Default::default();
+        Ok(())
     }
 
     /// Removes what an earlier try left in the directory `destination`, which is there.
     pub(crate) fn remove_old(destination: &Path) -> Result<()> {
         let opened = open_destination(destination)?;
-        let removed = [ROOTFS, LAYERS].into_iter().try_for_each(|name| {
-            remove::remove(&opened, name.as_bytes())
-                .map_err(|error| failed(error, "remove", name.as_bytes()))
-        });
-        removed.doing(|| format!("destination `{}`", destination.display()))
+        remove_all(&opened).doing(|| format!("destination `{}`", destination.display()))
     }
 
     /// Unpacks layer `number`, a tar stream, into a fresh tree of its own; what an earlier attempt
@@ -156,25 +155,18 @@ impl<'a> Rootfs<'a> {
         let layer = open_directory(&self.layers, &name)?;
         make_directory(&layer, TREE)?;
         let tree = open_directory(&layer, TREE)?;
-        let finished = (selection == Selection::Needed).then_some(&self.finished);
-        let above = Above::new(finished, self.layers.as_fd(), number);
+        let attempt = self.begun.begin(number);
+        let layers = self.layers.as_fd();
+        let above = Above::new(&self.begun, layers, (number, &attempt), selection);
         let unpack = Unpack::new(layer.as_fd(), tree, &self.keeper, above);
         Ok(match unpack.run(tar)? {
-            Outcome::Done(summary) => Outcome::Done(Unpacked { number, summary }),
+            Outcome::Done(summary) => Outcome::Done(Unpacked {
+                number,
+                attempt,
+                summary,
+            }),
             Outcome::Wanted => Outcome::Wanted,
         })
-    }
-
-    /// Takes a layer as it is: its compressed bytes are proven against the descriptor, the plain
-    /// ones against the diff_id.
-    pub(crate) fn believe(
-        &self,
-        layer: Unpacked,
-        _compressed: Verified,
-        _plain: Verified,
-    ) -> Proven {
-        self.finished.add(layer.number, layer.summary.plain);
-        Proven(layer)
     }
 
     /// Merges a layer into the rootfs. In order, lowest first.
@@ -185,18 +177,16 @@ impl<'a> Rootfs<'a> {
     /// # Errors
     /// As for [`Rootfs::unpack`]; the rootfs is of no use then.
     pub(crate) fn merge(&self, Proven(layer): Proven) -> Result<Outcome<()>> {
-        let whole_with = self.whole_with.load(Ordering::Relaxed);
-        if layer.number < whole_with && !layer.summary.plain {
+        let mut seen = lock(&self.seen);
+        if seen.is_wrong_about(layer.number, &layer.attempt) {
             return Ok(Outcome::Wanted);
         }
-        let replaced_by = layer.summary.replaced_by.unwrap_or(0);
-        self.whole_with
-            .store(whole_with.max(replaced_by), Ordering::Relaxed);
         let name = layer.number.to_string();
         let directory = open_directory(&self.layers, &name)?;
         let root = Tree::new(duplicate(self.root.as_fd())?);
-        let merge = Merge::new(root, directory, layer.summary, &self.keeper)?;
+        let merge = Merge::new(root, directory, &layer.summary, &self.keeper)?;
         merge.run()?;
+        seen.extend(layer.summary.seen);
         remove::remove(&self.layers, name.as_bytes())
             .map_err(|error| failed(error, "remove", name.as_bytes()))?;
         Ok(Outcome::Done(()))
@@ -211,11 +201,29 @@ impl<'a> Rootfs<'a> {
 
     /// Removes the rootfs of a run that failed, as far as possible.
     pub(crate) fn discard(self) {
-        for name in [ROOTFS, LAYERS] {
-            // The run has failed already, and says why.
-            let _ = remove::remove(&self.destination, name.as_bytes());
-        }
+        // The run has failed already, and says why.
+        let _ = remove_all(&self.destination);
     }
+}
+
+/// Makes the directory for layers and the rootfs.
+fn directories(destination: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
+    umask(Mode::empty());
+    let layers = fresh(destination, LAYERS)?;
+    let root = fresh(destination, ROOTFS)?;
+    // 0755, root's and of 1970, unless a layer says otherwise.
+    fchmod(&root, Mode::from_raw_mode(0o755))
+        .and_then(|()| futimens(&root, &times(EPOCH)))
+        .map_err(|error| failed(error, "set up", b""))?;
+    Ok((layers, root))
+}
+
+/// And removes them.
+fn remove_all(destination: &OwnedFd) -> Result<()> {
+    [LAYERS, ROOTFS].into_iter().try_for_each(|name| {
+        remove::remove(destination, name.as_bytes())
+            .map_err(|error| failed(error, "remove", name.as_bytes()))
+    })
 }
 
 fn open_destination(path: &Path) -> Result<OwnedFd> {

@@ -226,11 +226,6 @@ impl Links {
         self.places.push(layer, 0, place)
     }
 
-    /// How many there have ever been.
-    pub(super) fn count(&self) -> i64 {
-        self.count
-    }
-
     pub(super) fn finish(self) -> Result<()> {
         self.places.finish()
     }

@@ -63,22 +63,24 @@ impl Rootfs<'_> {
         }
     }
 
+    /// Merges a layer that needs nothing that was left out.
+    pub(super) fn merge_whole(&self, layer: Unpacked) -> Result<()> {
+        match self.merge(layer.believe_anyway())? {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Wanted => panic!("nothing was left out"),
+        }
+    }
+}
+
+impl Unpacked {
     /// Believes bytes that nobody questions.
-    pub(super) fn believe_anyway(&self, layer: Unpacked) -> Proven {
+    pub(super) fn believe_anyway(self) -> Proven {
         let proof = || {
             Checked::new(io::empty(), &Digest::of(b""), None)
                 .finish()
                 .unwrap()
         };
-        self.believe(layer, proof(), proof())
-    }
-
-    /// Merges a layer that needs nothing that was left out.
-    pub(super) fn merge_whole(&self, layer: Unpacked) -> Result<()> {
-        match self.merge(self.believe_anyway(layer))? {
-            Outcome::Done(()) => Ok(()),
-            Outcome::Wanted => panic!("nothing was left out"),
-        }
+        self.believe(proof(), proof())
     }
 }
 
@@ -95,6 +97,10 @@ pub(super) fn apply_as(destination: &Path, layers: &[Layer], moves: bool) -> Res
     if !moves {
         rootfs.keeper.cannot_move_directories();
     }
+    apply_into(rootfs, layers)
+}
+
+pub(super) fn apply_into(rootfs: Rootfs<'_>, layers: &[Layer]) -> Result<()> {
     let mut unpacked = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         unpacked.push(rootfs.unpack_whole(number, &layer.0)?);

@@ -12,7 +12,7 @@ use rustix::fs::{fallocate, ftruncate, linkat, mknodat, openat, statat, symlinka
 use rustix::io::Errno;
 
 use super::Outcome;
-use super::above::Above;
+use super::above::{Above, Seen};
 use super::meta::{Born, Keeper, time};
 use super::path;
 use super::records::{Implied, Links, List};
@@ -41,11 +41,8 @@ pub(super) struct Summary {
     pub(super) implied: u64,
     /// An entry describes the root itself.
     pub(super) root_described: bool,
-    /// Its entries mean the same whatever lies below: it links to no file there, has all the
-    /// directories that its names go through, and those in which it removes something.
-    pub(super) plain: bool,
-    /// The highest layer that has in its place what was left out here.
-    pub(super) replaced_by: Option<usize>,
+    /// Because of which layers something was left out here.
+    pub(super) seen: Seen,
 }
 
 pub(super) struct Unpack<'a> {
@@ -57,7 +54,6 @@ pub(super) struct Unpack<'a> {
     implied: Implied,
     links: Links,
     removals: List,
-    removes_elsewhere: bool,
     root_described: bool,
     /// The name being unpacked, as a place.
     place: Vec<u8>,
@@ -78,7 +74,6 @@ impl<'a> Unpack<'a> {
             implied: Implied::new(),
             links: Links::new(),
             removals: List::new(REMOVALS),
-            removes_elsewhere: false,
             root_described: false,
             place: Vec::new(),
         }
@@ -111,20 +106,13 @@ impl<'a> Unpack<'a> {
             .map_err(|error| failed(error, "remove", whiteout::AUFS_LINKS))?;
         self.tree.forget(whiteout::AUFS_LINKS);
         self.tree.close()?;
-        let plain = self.is_plain();
         self.links.finish()?;
         self.removals.finish()?;
         Ok(Summary {
             implied: self.implied.count(),
             root_described: self.root_described,
-            plain,
-            replaced_by: self.above.highest(),
+            seen: self.above.into_seen(),
         })
-    }
-
-    /// So far.
-    fn is_plain(&self) -> bool {
-        self.implied.count() == 0 && self.links.count() == 0 && !self.removes_elsewhere
     }
 
     fn entry<R: BufRead>(
@@ -195,7 +183,7 @@ impl<'a> Unpack<'a> {
         let mut real = match self.resolve(directory)? {
             Walked::Directory(slot) => self.tree.get(slot)?.path().to_vec(),
             Walked::Missing(real) => {
-                self.removes_elsewhere = true;
+                self.above.depends()?;
                 real
             }
             // What cannot be there need not be removed.
@@ -229,8 +217,7 @@ impl<'a> Unpack<'a> {
     fn parent(&mut self, place: &[u8]) -> Result<Slot> {
         let (implied, above, layer) = (&mut self.implied, &self.above, self.layer);
         let walked = self.tree.walk(place, &mut |missing| {
-            // A directory that is only implied may be anywhere, and so may what was left out.
-            above.want_all()?;
+            above.depends()?;
             implied.insert(layer, missing)?;
             Ok(true)
         })?;
@@ -304,27 +291,39 @@ impl<'a> Unpack<'a> {
     /// Removes what this layer has put at a place.
     fn clear(&mut self, new: &New<'_>) -> Result<()> {
         let parent = self.tree.touch(new.parent)?;
-        self.tree.forget(new.place);
-        remove(&*parent, new.name).map_err(|error| failed(error, "replace", new.place))
+        let removed = match unlinkat(&*parent, new.name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            // POSIX allows EPERM for a directory.
+            Err(Errno::ISDIR | Errno::PERM) => {
+                // With it goes what it stood for, to the layers below too.
+                self.above.depends()?;
+                self.tree.forget(new.place);
+                remove(&*parent, new.name)
+            }
+            removed => removed,
+        };
+        removed.map_err(|error| failed(error, "replace", new.place))
     }
 
-    /// Leaves out what a layer above has in its place, if one does.
+    /// Whether the entry is left out, because a layer above has something in its place.
     fn leave_out(&mut self, new: &New<'_>) -> Result<bool> {
-        let (parent, name) = path::split(new.place);
-        if self.implied.count() > 0 {
+        // Attributes may be none that any system takes.
+        if new.entry.has_xattrs() {
             return Ok(false);
         }
-        let Some(above) = self.above.replaces(parent, name) else {
+        let parent = self.tree.get(new.parent)?;
+        let Some(upper) = self.above.find(parent.path(), new.name) else {
             return Ok(false);
         };
-        self.keeper.report().debug(|| {
-            let (place, layer) = (shown(new.place), above + 1);
-            format!("{place} is left out: layer {layer} replaces it")
-        });
-        if !self.tree.get(new.parent)?.is_empty() {
-            self.clear(new)?;
+        let is_there = |parent| statat(parent, new.name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if !parent.is_empty() && is_there(parent.fd()) {
+            return Ok(false);
         }
-        self.above.leave_out(new.place);
+        self.keeper.report().debug(|| {
+            let (place, layer) = (shown(new.place), upper + 1);
+            format!("{place} is not made: layer {layer} replaces it")
+        });
+        self.above.leave_out(new.place, upper);
         Ok(true)
     }
 
@@ -349,7 +348,7 @@ impl<'a> Unpack<'a> {
 
     fn file<R: BufRead>(&mut self, new: &New<'_>, data: &mut Data<R>) -> Result<()> {
         if self.leave_out(new)? {
-            return Ok(());
+            return data.skip().doing(|| format!("unpack {}", shown(new.place)));
         }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -367,7 +366,8 @@ impl<'a> Unpack<'a> {
                 "the symlink {place} points to nothing"
             )));
         }
-        if self.leave_out(new)? {
+        // What is longer can be made nowhere.
+        if target.len() <= path::PATH_LIMIT && self.leave_out(new)? {
             return Ok(());
         }
         let mode = Mode::from_raw_mode(new.entry.mode);
@@ -379,13 +379,14 @@ impl<'a> Unpack<'a> {
             .node(parent.as_fd(), new.name, new.entry, new.born, new.place)
     }
 
-    /// Device nodes are left out: a user namespace cannot make them. What the entry would have
+    /// Device nodes are skipped: a user namespace cannot make them. What the entry would have
     /// replaced is gone all the same.
     fn device(&mut self, new: &New<'_>) -> Result<()> {
         let place = shown(new.place);
         self.keeper
             .report()
-            .debug(|| format!("the device {place} is left out"));
+            .debug(|| format!("the device {place} is skipped"));
+        self.above.want(new.place)?;
         self.clear(new)?;
         self.removals.push(self.layer, REMOVE, new.place)
     }
@@ -406,16 +407,19 @@ impl<'a> Unpack<'a> {
         }
         let (parent, name) = path::split(&target);
         let mut real = self.real(parent)?.map_err(|_| missing())?;
+        // What follows something that is not there was taken literally; it may be a link again.
+        let above = match self.resolve(&real)? {
+            Walked::Directory(slot) => {
+                real = self.tree.get(slot)?.path().to_vec();
+                Some(self.tree.fd(slot)?)
+            }
+            Walked::Missing(_) | Walked::Blocked(_) => None,
+        };
         path::push(&mut real, name)?;
         if path::is_within(&real, new.place) && real != new.place {
             // The target goes away with the directory that the link replaces.
             return Err(missing());
         }
-        let (real_parent, _) = path::split(&real);
-        let above = match self.tree.walk(real_parent, &mut |_| Ok(false))? {
-            Walked::Directory(slot) => Some(self.tree.fd(slot)?),
-            _ => None,
-        };
         let kind = match &above {
             Some(above) => match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
@@ -451,6 +455,7 @@ impl<'a> Unpack<'a> {
                 Ok(())
             }
             _ => {
+                self.above.depends()?;
                 self.clear(new)?;
                 let parent = self.tree.touch(new.parent)?;
                 self.links

@@ -1,6 +1,9 @@
 //! What layers above replace, and who wants it all the same.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::error::Result;
 use crate::report::{Hidden, Report};
 use crate::rootfs::{Outcome, Rootfs, Selection};
 
@@ -12,57 +15,62 @@ enum Again {
     Image,
 }
 
-/// Unpacks from the top, every layer proven before the next one begins but `late`, and compares
-/// with what the same layers make in whole.
+/// Unpacks from the top, but `late` at the end, and compares with what the same layers make in
+/// whole, be it an error.
 #[track_caller]
 fn assert_same(layers: &[Layer], late: Option<usize>, left_out: &[usize], expected: Again) {
     let scratch = Scratch::in_memory();
     let report = Report::new(false, Hidden::default());
-    let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
+    let mut rootfs = Rootfs::create(scratch.path(), &report).unwrap();
     let (mut again, mut found) = (Again::Nothing, Vec::new());
-    let mut proven = Vec::new();
-    let mut unproven = None;
-    for (number, layer) in layers.iter().enumerate().rev() {
-        let mut tar = layer.0.as_slice();
-        let unpacked = match rootfs.unpack(number, Selection::Needed, &mut tar) {
-            Ok(Outcome::Done(unpacked)) => unpacked,
-            Ok(Outcome::Wanted) => {
-                again = Again::Layer;
-                match rootfs.unpack_whole(number, &layer.0) {
-                    Ok(unpacked) => unpacked,
-                    Err(error) => {
-                        assert_eq!(error.to_string(), unpack(layers).unwrap_err().to_string());
-                        return;
-                    }
-                }
-            }
-            Err(error) => panic!("layer {number}: {error}"),
-        };
-        if unpacked.summary.replaced_by.is_some() {
-            found.insert(0, number);
-        }
-        match late == Some(number) {
-            true => unproven = Some(unpacked),
-            false => proven.insert(0, rootfs.believe_anyway(unpacked)),
-        }
-    }
-    if let (Some(late), Some(unpacked)) = (late, unproven) {
-        proven.insert(late, rootfs.believe_anyway(unpacked));
-    }
-    assert_eq!(found, left_out, "{layers:?}");
-    for layer in proven {
-        match rootfs.merge(layer).unwrap() {
-            Outcome::Done(()) => {}
+    let made = from_the_top(&mut rootfs, layers, late, &mut found, &mut again);
+    let made = made
+        .and_then(|()| rootfs.finish())
+        .map(|()| listing(&scratch.path().join("rootfs")));
+    let shown = |made: Result<String>| made.map_err(|error| (error.kind(), error.to_string()));
+    assert_eq!(shown(made), shown(unpack(layers)), "{layers:?}");
+    assert_eq!(
+        (found.as_slice(), again),
+        (left_out, expected),
+        "{layers:?}"
+    );
+}
+
+fn from_the_top(
+    rootfs: &mut Rootfs<'_>,
+    layers: &[Layer],
+    late: Option<usize>,
+    left_out: &mut Vec<usize>,
+    again: &mut Again,
+) -> Result<()> {
+    let mut unpacked = BTreeMap::new();
+    let mut order: Vec<usize> = (0..layers.len()).rev().collect();
+    order.sort_by_key(|number| late == Some(*number));
+    for number in order {
+        let bytes = &layers[number].0;
+        let layer = match rootfs.unpack(number, Selection::Needed, &mut bytes.as_slice())? {
+            Outcome::Done(layer) => layer,
             Outcome::Wanted => {
-                assert_eq!(expected, Again::Image, "{layers:?}");
-                return;
+                *again = Again::Layer;
+                rootfs.unpack_whole(number, bytes)?
             }
+        };
+        if !layer.summary.seen.is_empty() {
+            left_out.push(number);
+        }
+        unpacked.insert(number, layer);
+    }
+    for layer in unpacked.into_values() {
+        if let Outcome::Wanted = rootfs.merge(layer.believe_anyway())? {
+            *again = Again::Image;
+            rootfs.restart()?;
+            for (number, layer) in layers.iter().enumerate() {
+                rootfs.merge_whole(rootfs.unpack_whole(number, &layer.0)?)?;
+            }
+            return Ok(());
         }
     }
-    rootfs.finish().unwrap();
-    assert_eq!(again, expected, "{layers:?}");
-    let found = listing(&scratch.path().join("rootfs"));
-    assert_eq!(found, unpack(layers).unwrap(), "{layers:?}");
+    Ok(())
 }
 
 #[test]
@@ -73,11 +81,9 @@ fn what_a_layer_above_has_in_its_place_is_left_out() {
         .file("d/hard", "new")
         .file("d/link", "new")
         .dir("d/e");
-    // Files, symlinks, hard links, and what stood there before in the same layer.
     let lower = layer()
         .dir("d")
-        .dir("d/f")
-        .file("d/f/below", "old")
+        .file("d/f", "older")
         .file("d/f", "old")
         .link("d/hard", "d/f")
         .symlink("d/link", "f")
@@ -147,6 +153,31 @@ fn a_layer_in_between_that_wants_it_starts_everything_again() {
 }
 
 #[test]
+fn what_a_layer_had_in_an_attempt_that_failed_replaces_nothing() {
+    let [lower, right, wrong] = ["f", "g", "f"].map(|name| layer().file(name, name).0);
+    let scratch = Scratch::in_memory();
+    let report = Report::new(false, Hidden::default());
+    let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
+    let unpack = |number, bytes: &[u8]| match rootfs.unpack(number, Selection::Needed, &mut &*bytes)
+    {
+        Ok(Outcome::Done(layer)) => layer,
+        _ => panic!("layer {number}"),
+    };
+    drop(unpack(1, &wrong));
+    let lower = unpack(0, &lower);
+    assert!(!lower.summary.seen.is_empty());
+    let upper = unpack(1, &right);
+    assert!(matches!(
+        rootfs.merge(lower.believe_anyway()),
+        Ok(Outcome::Done(()))
+    ));
+    assert!(matches!(
+        rootfs.merge(upper.believe_anyway()),
+        Ok(Outcome::Wanted)
+    ));
+}
+
+#[test]
 fn of_several_layers_above_the_highest_counts() {
     let layers = [
         layer().file("a", "old").file("b", "old"),
@@ -182,4 +213,94 @@ fn a_layer_whose_places_depend_on_those_below_replaces_nothing() {
         layer().file("s", "new"),
     ];
     assert_same(&layers, None, &[], Again::Nothing);
+}
+
+/// What is removed depends on what stands in the way of it, which must not be missing: `t/x`
+/// would go.
+#[test]
+fn a_whiteout_does_not_go_through_what_was_left_out() {
+    let low = layer().dir("t").file("t/x", "precious").symlink("s", "t");
+    let top = layer().file("s", "new");
+    let whiteout = |layer: Layer| layer.file("s/.wh.x", "");
+    let opaque = |layer: Layer| layer.file("s/.wh..wh..opq", "");
+    for removing in [whiteout, opaque] {
+        for middle in [
+            removing(layer()).file("s", "old"),
+            removing(layer()).symlink("s", "old"),
+            removing(layer().dir("s")).file("s", "old"),
+            removing(layer().dir("s")).symlink("s", "old"),
+        ] {
+            let layers = [low.clone(), middle, top.clone()];
+            assert_same(&layers, None, &[], Again::Nothing);
+        }
+        let gone = removing(layer().dir("s")).kind(b'3', "s");
+        let layers = [low.clone(), gone.clone(), top.clone()];
+        assert_same(&layers, Some(1), &[0], Again::Image);
+        let layers = [low.clone(), layer().file("s", "old"), gone, top.clone()];
+        assert_same(&layers, Some(2), &[1, 0], Again::Image);
+    }
+    let around = layer()
+        .symlink("s", "q")
+        .symlink("z", "nothing/../s")
+        .file("z/.wh.x", "");
+    assert_same(&[low, around, top], None, &[], Again::Layer);
+}
+
+#[test]
+fn a_link_around_something_missing_finds_what_was_left_out() {
+    let lower = layer()
+        .dir("t")
+        .file("t/f", "data")
+        .symlink("b", "t")
+        .symlink("z", "nothing/../b")
+        .link("x", "z/f");
+    for upper in [
+        layer().file("b", "new"),
+        layer().dir("t").file("t/f", "new"),
+    ] {
+        assert_same(&[lower.clone(), upper], None, &[], Again::Layer);
+    }
+}
+
+#[test]
+fn a_link_to_what_the_layer_itself_takes_away_is_an_error_all_the_same() {
+    let device = layer().file("f", "old").kind(b'3', "f").link("x", "f");
+    let upper = layer().file("f", "new").file("x", "new");
+    assert_same(&[layer(), device, upper], None, &[], Again::Layer);
+    let replaced = layer()
+        .dir("a")
+        .file("a/f", "old")
+        .file("a", "file")
+        .dir("a")
+        .link("x", "a/f");
+    let upper = layer().dir("a").file("a/f", "new").file("x", "new");
+    assert_same(&[layer(), replaced, upper], None, &[], Again::Layer);
+}
+
+#[test]
+fn what_no_machine_takes_is_refused_though_a_layer_above_replaces_it() {
+    let huge = vec![b'x'; 70_000];
+    let xattr = |name, value| {
+        layer().spec(Spec {
+            name: b"f",
+            pax: &[(name, value)],
+            ..Spec::default()
+        })
+    };
+    let mut cut = layer().file("f", &"y".repeat(20_000));
+    cut.0.truncate(5_000);
+    for lower in [
+        layer().symlink("f", &"x".repeat(5_000)),
+        layer().symlink("f", ""),
+        xattr("SCHILY.xattr.user.a", &huge),
+        xattr("SCHILY.xattr.security.capability", b"rubbish"),
+        cut,
+    ] {
+        assert_same(
+            &[lower, layer().file("f", "new")],
+            None,
+            &[],
+            Again::Nothing,
+        );
+    }
 }
