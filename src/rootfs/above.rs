@@ -72,12 +72,15 @@ impl Begun {
 
     /// The layers whose entries replace those of layer `number`, lowest first: the plain ones up to
     /// the first that is not.
-    fn above(&self, number: usize) -> Vec<(usize, u64)> {
+    fn above(&self, number: usize) -> Vec<Sight> {
         let attempts = lock(&self.attempts);
         let above = attempts.range(number + 1..);
         let plain = above.take_while(|(_, attempt)| attempt.is_plain());
-        let seen = plain.map(|(number, attempt)| (*number, attempt.number));
-        seen.take(UPPER_LIMIT).collect()
+        let sights = plain.map(|(layer, attempt)| Sight {
+            layer: *layer,
+            attempt: attempt.number,
+        });
+        sights.take(UPPER_LIMIT).collect()
     }
 }
 
@@ -87,22 +90,28 @@ impl Attempt {
     }
 }
 
-/// Layers because of which something was left out, each as it was seen: its number, and that of
-/// its attempt.
+/// A layer as it was seen: its number, and that of its attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sight {
+    pub(super) layer: usize,
+    attempt: u64,
+}
+
+/// The layers because of which something was left out.
 #[derive(Default)]
-pub(super) struct Seen(BTreeSet<(usize, u64)>);
+pub(super) struct Seen(BTreeSet<Sight>);
 
 impl Seen {
     pub(super) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Whether layer `number`, when it is merged now, was not what it was taken for: one that
-    /// replaces what was left out, or lies between and does not miss it.
-    pub(super) fn is_wrong_about(&self, number: usize, attempt: &Attempt) -> bool {
-        let matters = self.0.last().is_some_and(|(highest, _)| number <= *highest);
-        let mut seen = self.0.range((number, 0)..=(number, u64::MAX));
-        matters && !attempt.is_plain() || seen.any(|(_, seen)| *seen != attempt.number)
+    /// Whether `layer`, when it is merged now, is not what it was taken for: one that replaces what
+    /// was left out, or lies between and does not miss it.
+    pub(super) fn is_wrong_about(&self, layer: usize, attempt: &Attempt) -> bool {
+        let matters = self.0.last().is_some_and(|highest| layer <= highest.layer);
+        let mut seen = self.0.iter().filter(|sight| sight.layer == layer);
+        matters && !attempt.is_plain() || seen.any(|sight| sight.attempt != attempt.number)
     }
 
     #[cfg(test)]
@@ -136,8 +145,7 @@ pub(super) struct Above<'a> {
 
 /// The tree of a layer above.
 struct Upper {
-    number: usize,
-    attempt: u64,
+    sight: Sight,
     root: OwnedFd,
     /// Its directory at the place that is looked at, if it has one.
     here: Option<OwnedFd>,
@@ -170,9 +178,9 @@ impl<'a> Above<'a> {
         }
     }
 
-    /// The number of a layer above because of which `name` in `directory` can be left out: it has
-    /// something other than a directory in its place.
-    pub(super) fn find(&mut self, directory: &[u8], name: &[u8]) -> Option<usize> {
+    /// A layer above because of which `name` in `directory` can be left out: it has something other
+    /// than a directory in its place.
+    pub(super) fn find(&mut self, directory: &[u8], name: &[u8]) -> Option<Sight> {
         let everything = self.selection == Selection::All || !self.attempt.is_plain();
         if everything || self.left_out.len() >= LEFT_OUT_LIMIT {
             return None;
@@ -182,7 +190,7 @@ impl<'a> Above<'a> {
             self.look_at(directory);
         }
         let upper = self.upper.iter().find(|upper| upper.has(name))?;
-        Some(upper.number)
+        Some(upper.sight)
     }
 
     fn look_at(&mut self, directory: &[u8]) {
@@ -190,17 +198,13 @@ impl<'a> Above<'a> {
         if changes != self.changes {
             self.changes = changes;
             self.upper.clear();
-            for (number, attempt) in self.begun.above(self.number) {
+            for sight in self.begun.above(self.number) {
                 self.opened += 2;
-                let layer = open_directory(self.layers, &number.to_string());
+                let layer = open_directory(self.layers, &sight.layer.to_string());
                 // What cannot be opened replaces nothing.
                 if let Ok(root) = layer.and_then(|layer| open_directory(layer, TREE)) {
-                    self.upper.push(Upper {
-                        number,
-                        attempt,
-                        root,
-                        here: None,
-                    });
+                    let here = None;
+                    self.upper.push(Upper { sight, root, here });
                 }
             }
         }
@@ -215,13 +219,10 @@ impl<'a> Above<'a> {
         }
     }
 
-    /// Remembers that nothing was made at `place`, because of layer `upper`.
-    pub(super) fn leave_out(&mut self, place: &[u8], upper: usize) {
+    /// Remembers that nothing was made at `place`, because of what was found there.
+    pub(super) fn leave_out(&mut self, place: &[u8], found: Sight) {
         self.left_out.insert(self.hasher.hash_one(place));
-        let upper = self.upper.iter().find(|found| found.number == upper);
-        self.seen
-            .0
-            .extend(upper.map(|upper| (upper.number, upper.attempt)));
+        self.seen.0.insert(found);
     }
 
     /// What an entry means depends on what lies below: it links to a file there, its name goes

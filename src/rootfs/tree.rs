@@ -24,7 +24,8 @@ use super::path;
 use crate::archive::shown;
 use crate::error::{Doing, Error, Result};
 
-/// Descriptors for each tree; eight workers and a merge stay well below the usual limit of 1,024.
+/// Descriptors for each tree: eight workers, each with those of the layers above it, and a merge stay
+/// below the usual limit of 1,024.
 const OPEN_LIMIT: usize = 64;
 /// Links followed in one path, as Linux has it (path_resolution(7)).
 const LINKS_LIMIT: usize = 40;

@@ -312,7 +312,7 @@ impl<'a> Unpack<'a> {
             return Ok(false);
         }
         let parent = self.tree.get(new.parent)?;
-        let Some(upper) = self.above.find(parent.path(), new.name) else {
+        let Some(found) = self.above.find(parent.path(), new.name) else {
             return Ok(false);
         };
         let is_there = |parent| statat(parent, new.name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
@@ -320,10 +320,10 @@ impl<'a> Unpack<'a> {
             return Ok(false);
         }
         self.keeper.report().debug(|| {
-            let (place, layer) = (shown(new.place), upper + 1);
+            let (place, layer) = (shown(new.place), found.layer + 1);
             format!("{place} is not made: layer {layer} replaces it")
         });
-        self.above.leave_out(new.place, upper);
+        self.above.leave_out(new.place, found);
         Ok(true)
     }
 

@@ -1,5 +1,5 @@
-//! How many jobs run side by side: as many as there are processors while these are busy, more while
-//! they are not.
+//! How many jobs run side by side: as many as there are processors, and one more each time that these
+//! are seen idle.
 //!
 //! Jobs that wait for a network leave a processor idle, and then another job should run. Jobs that
 //! find all that they need at once get slower by it, and what is done first helps those that come
