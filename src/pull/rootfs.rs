@@ -165,12 +165,11 @@ enum Failure {
 
 impl Pull<'_, '_> {
     fn layer(&self, layer: &Layer<'_>, others: &Others<'_>) -> Result<()> {
-        // Small ones wait longer for an answer than a processor is busy with them.
+        // A small one waits longer for its answer than it keeps a processor busy, and its files are
+        // made sooner than looked for elsewhere.
+        let now = || moment(self.context);
         let (_running, mut selection) = match layer.is_large() {
-            true => (
-                Some(self.pace.start(|| moment(self.context))),
-                self.selection,
-            ),
+            true => (Some(self.pace.start(now)), self.selection),
             false => (None, Selection::All),
         };
         others.stop().check()?;
