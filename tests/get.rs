@@ -119,9 +119,37 @@ fn the_result_is_the_same_for_any_number_of_workers() {
             layer
         })
         .collect();
-    let digest = put(&registry, &image(layers).oci());
+    assert_same_for_any_number_of_workers(&registry, layers);
+}
+
+/// Large ones, which are looked at while others are unpacked.
+#[test]
+fn the_result_is_the_same_whoever_replaces_what_meanwhile() {
+    let registry = Registry::start();
+    let layers: Vec<Layer> = (0..6u64)
+        .map(|n| {
+            let mut layer = layer().noise(&format!("{n}"), 1_100_000);
+            for directory in 0..10 {
+                layer = layer.dir(format!("{directory}"));
+                for file in (0..20u64).filter(|file| (file + n) % 3 > 0) {
+                    layer = layer.file(format!("{directory}/f{file}"), format!("{n}"));
+                }
+                layer = match n {
+                    // Needs what lies below it.
+                    3 => layer.hardlink(format!("{directory}/hard"), "0/f4"),
+                    _ => layer.hardlink(format!("{directory}/hard"), format!("{directory}/f10")),
+                };
+            }
+            layer
+        })
+        .collect();
+    assert_same_for_any_number_of_workers(&registry, layers);
+}
+
+fn assert_same_for_any_number_of_workers(registry: &Registry, layers: Vec<Layer>) {
+    let digest = put(registry, &image(layers).oci());
     let run = |workers: &str| {
-        let output = get(&registry, &digest, json!({}), json!({}))
+        let output = get(registry, &digest, json!({}), json!({}))
             .env("REGISTRY_IMAGE_WORKERS", workers)
             .run();
         output.succeeds();
