@@ -115,6 +115,7 @@ fn a_layer_that_wants_what_it_left_out_is_unpacked_again() {
         lower().link("l", "d/f"),
         lower().link("l", "d/s"),
         lower().link("l", "d/s/x"),
+        lower().link("d/s", "d/s/x"),
         lower().file("d/s/y", ""),
         lower().file("d/s/.wh.x", ""),
         lower().dir("d/s"),
