@@ -427,63 +427,113 @@ fn more_layers_than_processors_wait_for_a_slow_registry() {
     assert_eq!(tree(output.destination().join("rootfs")).len(), 1 + count);
 }
 
-/// Large layers are unpacked from the top by one worker, and what a layer replaces is left out of
-/// those below it.
+/// A layer of more than 1 MiB, of which `etc/a` is `data`.
+fn large(data: &str) -> Layer {
+    let layer = layer().noise("noise", 1_200_000);
+    layer.dir("etc").file("etc/a", data)
+}
+
+fn times_fetched(registry: &Registry, image: &Image) -> Vec<usize> {
+    let requests = registry.requests();
+    let times = image.layers.iter().map(|layer| {
+        let blob = format!("GET /v2/t/a/blobs/{} 200", layer.digest);
+        let requests = requests.iter().map(|request| request.line());
+        requests.filter(|line| *line == blob).count()
+    });
+    times.collect()
+}
+
+/// Large layers are unpacked from the top by one worker, and what a layer replaces is not made
+/// below it.
 #[test]
-fn what_was_left_out_and_is_needed_after_all_is_fetched_once_more() {
-    let lower = || {
-        layer()
-            .noise("noise", 1_200_000)
-            .dir("etc")
-            .file("etc/a", "old")
-    };
-    let upper = || lower().file("etc/a", "new");
-    for (lower, between, fetched) in [
-        (lower(), layer().file("kept", "old"), [1, 1, 1]),
-        (
-            lower().hardlink("kept", "etc/a"),
-            layer().file("b", ""),
-            [2, 1, 1],
-        ),
-        (lower(), layer().hardlink("kept", "etc/a"), [2, 2, 2]),
+fn a_layer_that_needs_what_was_not_made_is_fetched_once_more() {
+    for (lower, fetched) in [
+        (large("old").file("kept", "old"), [1, 1]),
+        (large("old").hardlink("kept", "etc/a"), [2, 1]),
     ] {
         let registry = Registry::start();
-        let image = image([lower, between, upper()]).oci();
+        let image = image([lower, large("new")]).oci();
         let digest = registry.put_image("t/a", "1", &image);
         let run = |source: Value| {
             let output = get(&registry, &digest, source, json!({}))
                 .env("REGISTRY_IMAGE_WORKERS", "1")
                 .run();
             output.succeeds();
-            for (name, data) in [("etc/a", "new"), ("kept", "old")] {
-                assert_eq!(output.file(&format!("rootfs/{name}")), data);
-            }
-            output
+            assert_eq!(output.file("rootfs/etc/a"), "new");
+            assert_eq!(output.file("rootfs/kept"), "old");
+            output.messages()
         };
-        let output = run(json!({}));
-        let times = image.layers.iter().map(|layer| {
-            let blob = format!("GET /v2/t/a/blobs/{} 200", layer.digest);
-            let requests = registry.requests();
-            requests
-                .iter()
-                .filter(|request| request.line() == blob)
-                .count()
-        });
-        assert_eq!(times.collect::<Vec<_>>(), fetched, "{}", output.messages());
+        let messages = run(json!({}));
+        assert_eq!(times_fetched(&registry, &image), fetched, "{messages}");
         assert_eq!(
-            output.messages().contains("once more"),
-            fetched != [1, 1, 1],
-            "{}",
-            output.messages()
+            messages.contains("once more"),
+            fetched != [1, 1],
+            "{messages}"
         );
-        let output = run(json!({"debug": true}));
-        let left_out = "`etc/a` is not made: layer 3 replaces it";
-        assert!(
-            output.messages().contains(left_out),
-            "{}",
-            output.messages()
-        );
+        let messages = run(json!({"debug": true}));
+        let not_made = "`etc/a` is not made: layer 2 replaces it";
+        assert!(messages.contains(not_made), "{messages}");
     }
+}
+
+#[test]
+fn an_image_of_which_a_layer_needs_what_was_not_made_below_is_fetched_once_more() {
+    let image = image([
+        large("old"),
+        layer().noise("other", 1_200_000).hardlink("kept", "etc/a"),
+        large("new"),
+        layer().file("last", ""),
+    ])
+    .oci();
+    let [lower, middle, _, last] =
+        [0, 1, 2, 3].map(|at| format!("/v2/t/a/blobs/{}", image.layers[at].digest));
+    let registry = Registry::start();
+    let digest = registry.put_image("t/a", "1", &image);
+    // The middle one stops on its way while the lowest is unpacked: its link comes afterwards.
+    let (begun, unpacked) = (Gate::new(), Gate::new());
+    registry.on("GET", &lower).then(Fault::Hold(begun.clone()));
+    registry.on("GET", &middle).then(Fault::ResetAfter(600_000));
+    registry
+        .on("GET", &middle)
+        .nth(2)
+        .then(Fault::Hold(unpacked.clone()));
+    let running = get(&registry, &digest, json!({}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "2")
+        .start();
+    let wait_for = |path: &str, times: usize| {
+        registry.wait_for(path, |requests| {
+            let paths = requests.iter().map(|request| &request.head.path);
+            paths.filter(|found| *found == path).count() >= times
+        });
+    };
+    unpacked.wait_for(1);
+    begun.open();
+    // The worker that has unpacked the lowest goes on to the last.
+    wait_for(&last, 1);
+    unpacked.open();
+    let output = running.wait();
+    output.succeeds();
+    assert_eq!(output.file("rootfs/etc/a"), "new");
+    assert_eq!(output.file("rootfs/kept"), "old");
+    let messages = output.messages();
+    assert!(
+        messages.contains("the image needs files that were not made"),
+        "{messages}"
+    );
+    // The first answer for the middle one broke off.
+    assert_eq!(times_fetched(&registry, &image), [2, 1, 2, 2], "{messages}");
+}
+
+#[test]
+fn what_a_layer_needs_is_not_guessed_of_one_that_has_not_begun() {
+    let registry = Registry::start();
+    let image = image([large("old"), layer().file("implied/x", ""), large("new")]).oci();
+    let digest = registry.put_image("t/a", "1", &image);
+    let output = get(&registry, &digest, json!({}), json!({}))
+        .env("REGISTRY_IMAGE_WORKERS", "1")
+        .run();
+    output.succeeds();
+    assert_eq!(times_fetched(&registry, &image), [1, 1, 1]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl<'a> Client<'a> {
     }
 
     /// A stop for jobs that wait for answers: when it is set, their connections are cut.
-    pub(crate) fn stop(&self) -> Stop {
+    pub(crate) fn new_stop(&self) -> Stop {
         let connections = self.connections.clone();
         Stop::with(move || connections.cut())
     }
@@ -68,8 +68,19 @@ impl<'a> Client<'a> {
     /// Sends one request and follows its redirects.
     ///
     /// # Errors
-    /// No answer. An answer with an error status is no error here.
-    pub(crate) fn send(&self, mut request: Request<'_>) -> Result<Response> {
+    /// No answer. An answer with an error status is no error here. When the connections were cut
+    /// meanwhile, nothing is tried again.
+    pub(crate) fn send(&self, request: Request<'_>) -> Result<Response> {
+        let cuts = self.connections.cuts();
+        self.send_before(cuts, request)
+            .map_err(|error| match self.connections.cuts() == cuts {
+                true => error,
+                false => Error::local("its connection was cut"),
+            })
+    }
+
+    /// The same, for as long as the connections are not cut.
+    fn send_before(&self, cuts: u64, mut request: Request<'_>) -> Result<Response> {
         let hidden = self.context.report.hidden();
         for secret in request.secrets.drain(..) {
             hide(hidden, secret.expose());
@@ -107,7 +118,9 @@ impl<'a> Client<'a> {
         };
         let (outcome, payload) = self.follow(request);
         match outcome {
-            Err(error) if self.speaks_no_tls(&secure, &error) => {
+            Err(error)
+                if self.connections.cuts() == cuts && self.speaks_no_tls(&secure, &error) =>
+            {
                 self.context
                     .report
                     .debug(|| format!("{error}; plain HTTP instead"));

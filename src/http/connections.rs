@@ -1,5 +1,6 @@
 //! The connections of a run: one pool, which can be cut while others wait for answers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ const IDLE_CONNECTIONS: usize = 20;
 pub(super) struct Connections {
     how: Arc<How>,
     agent: Arc<Mutex<Agent>>,
+    cuts: Arc<AtomicU64>,
 }
 
 /// How they are made.
@@ -46,6 +48,7 @@ impl Connections {
         Connections {
             agent: Arc::new(Mutex::new(how.agent())),
             how: Arc::new(how),
+            cuts: Arc::default(),
         }
     }
 
@@ -54,9 +57,15 @@ impl Connections {
         lock(&self.agent).clone()
     }
 
+    /// How often they were cut: an error since is no word about the server.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+
     /// Cuts all that are open: whoever waits for an answer gets an error at once. What is sent later
     /// goes over new ones.
     pub(super) fn cut(&self) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
         let old = std::mem::replace(&mut *lock(&self.agent), self.how.agent());
         old.shutdown();
     }

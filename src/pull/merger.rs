@@ -52,6 +52,8 @@ impl<'m> Merger<'m> {
             let merged = self.rootfs.merge(layer.tree).doing(|| layer.name)?;
             let mut state = lock(&self.state);
             if let Outcome::Wanted = merged {
+                // An image that fails is not fetched again.
+                stop.check()?;
                 state.wanted = true;
                 return Err(Error::local("what was left out is needed"));
             }

@@ -67,7 +67,7 @@ impl<'a> Remote<'a> {
             pieces: uploads::Pieces::default(),
             is_mirror: false,
             patience: Mutex::new(Patience::REGISTRY),
-            stop: client.stop(),
+            stop: client.new_stop(),
         })
     }
 
@@ -110,7 +110,7 @@ impl<'a> Remote<'a> {
 
     /// A stop for jobs of their own, which may be done again after it was set.
     pub(crate) fn new_stop(&self) -> Stop {
-        self.client.stop()
+        self.client.new_stop()
     }
 
     fn attempts(&self) -> Attempts<'_> {

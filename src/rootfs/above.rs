@@ -8,15 +8,16 @@
 //! The result is the same with and without, because only *plain* layers take part: their entries
 //! mean the same whatever lies below ([`Above::depends`] tells which do not).
 //!
-//! - What a plain layer has had in a place hides what is below to the end of the layer, be it by
-//!   what replaces it there. At its merge it must still be plain, and the same attempt: one whose
-//!   bytes were wrong is unpacked again ([`Seen`]).
-//! - A layer in between cannot miss what is not there, if it is plain: that too is seen at its merge.
-//! - A later entry of the layer itself can (a hard link to it, a name below it), and [wants it
-//!   back](Above::want).
+//! - Once a plain layer has something in a place, nothing of lower layers is ever seen there:
+//!   whatever comes into that place later hides it too.
+//! - A plain layer in between does not miss what is not there.
+//! - A later entry of the layer itself may (a hard link to it, a name below it). It
+//!   [wants it](Above::want), and the layer is unpacked again, everything of it.
+//! - A layer that looked plain may not stay so, and one whose bytes were wrong is unpacked again.
+//!   That is noticed at its merge at the latest ([`Seen`]), and the whole image is unpacked again.
 //!
-//! Whoever does is unpacked again with everything, be it the layer or the whole image. Only what
-//! the machine would have said of a file that is not made (no room, no such owner) is not heard.
+//! Only what the machine would have said of a file that is not made (no room, no such owner) is not
+//! heard.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -55,7 +56,7 @@ pub(super) struct Begun {
 /// One unpacking of a layer.
 #[derive(Clone)]
 pub(super) struct Attempt {
-    number: u64,
+    id: u64,
     plain: Arc<AtomicBool>,
 }
 
@@ -63,7 +64,7 @@ impl Begun {
     /// An attempt at layer `number`, whose tree is there and empty.
     pub(super) fn begin(&self, number: usize) -> Attempt {
         let attempt = Attempt {
-            number: self.changes.fetch_add(1, Ordering::Relaxed),
+            id: self.changes.fetch_add(1, Ordering::Relaxed),
             plain: Arc::new(AtomicBool::new(true)),
         };
         lock(&self.attempts).insert(number, attempt.clone());
@@ -71,16 +72,22 @@ impl Begun {
     }
 
     /// The layers whose entries replace those of layer `number`, lowest first: the plain ones up to
-    /// the first that is not.
+    /// the first that is not, or of which nothing is known yet.
     fn above(&self, number: usize) -> Vec<Sight> {
         let attempts = lock(&self.attempts);
-        let above = attempts.range(number + 1..);
+        let above = (number + 1..).map_while(|layer| Some((layer, attempts.get(&layer)?)));
         let plain = above.take_while(|(_, attempt)| attempt.is_plain());
         let sights = plain.map(|(layer, attempt)| Sight {
-            layer: *layer,
-            attempt: attempt.number,
+            layer,
+            attempt: attempt.id,
         });
         sights.take(UPPER_LIMIT).collect()
+    }
+
+    /// Whether layer `number` can rely on what it has seen, as far as is known.
+    fn bears_out(&self, number: usize, seen: &Seen) -> bool {
+        let above = self.above(number);
+        seen.0.iter().all(|sight| above.contains(sight))
     }
 }
 
@@ -111,7 +118,7 @@ impl Seen {
     pub(super) fn is_wrong_about(&self, layer: usize, attempt: &Attempt) -> bool {
         let matters = self.0.last().is_some_and(|highest| layer <= highest.layer);
         let mut seen = self.0.iter().filter(|sight| sight.layer == layer);
-        matters && !attempt.is_plain() || seen.any(|sight| sight.attempt != attempt.number)
+        matters && !attempt.is_plain() || seen.any(|sight| sight.attempt != attempt.id)
     }
 
     #[cfg(test)]
@@ -129,7 +136,7 @@ pub(super) struct Above<'a> {
     /// The directory with the trees of all layers.
     layers: BorrowedFd<'a>,
     number: usize,
-    /// [`Begun::changes`] when `upper` was made.
+    /// [`Begun::changes`] when `upper` was made; 0 is before this layer's own beginning.
     changes: u64,
     upper: Vec<Upper>,
     /// The place of every [`Upper::here`].
@@ -156,7 +163,8 @@ impl<'a> Above<'a> {
     pub(super) fn new(
         begun: &'a Begun,
         layers: BorrowedFd<'a>,
-        (number, attempt): (usize, &'a Attempt),
+        number: usize,
+        attempt: &'a Attempt,
         selection: Selection,
     ) -> Self {
         Above {
@@ -186,15 +194,15 @@ impl<'a> Above<'a> {
             return None;
         }
         self.asked += 1;
-        if self.here != directory {
-            self.look_at(directory);
+        let changes = self.begun.changes.load(Ordering::Relaxed);
+        if self.here != directory || self.changes != changes {
+            self.look_at(directory, changes);
         }
         let upper = self.upper.iter().find(|upper| upper.has(name))?;
         Some(upper.sight)
     }
 
-    fn look_at(&mut self, directory: &[u8]) {
-        let changes = self.begun.changes.load(Ordering::Relaxed);
+    fn look_at(&mut self, directory: &[u8], changes: u64) {
         if changes != self.changes {
             self.changes = changes;
             self.upper.clear();
@@ -263,9 +271,14 @@ impl<'a> Above<'a> {
         self.wanted.get()
     }
 
-    /// The layers because of which something was left out.
-    pub(super) fn into_seen(self) -> Seen {
-        self.seen
+    /// At the end of the layer: because of which layers something was left out.
+    ///
+    /// # Errors
+    /// They are not what they were taken for: what was left out is wanted.
+    pub(super) fn take_seen(&mut self) -> Result<Seen> {
+        let seen = std::mem::take(&mut self.seen);
+        self.want_if(!self.begun.bears_out(self.number, &seen))?;
+        Ok(seen)
     }
 }
 
@@ -316,8 +329,8 @@ mod tests {
         }
         let layers = std::fs::File::open(scratch.path()).unwrap();
         let attempt = begun.begin(0);
-        let own = (0, &attempt);
-        let mut above = Above::new(&begun, layers.as_fd(), own, Selection::Needed);
+        let layers = layers.as_fd();
+        let mut above = Above::new(&begun, layers, 0, &attempt, Selection::Needed);
         for n in 0..ENTRIES {
             let place = &places[n as usize % 2];
             assert_eq!(above.find(place.as_bytes(), b"f"), None);

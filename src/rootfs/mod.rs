@@ -157,7 +157,7 @@ impl<'a> Rootfs<'a> {
         let tree = open_directory(&layer, TREE)?;
         let attempt = self.begun.begin(number);
         let layers = self.layers.as_fd();
-        let above = Above::new(&self.begun, layers, (number, &attempt), selection);
+        let above = Above::new(&self.begun, layers, number, &attempt, selection);
         let unpack = Unpack::new(layer.as_fd(), tree, &self.keeper, above);
         Ok(match unpack.run(tar)? {
             Outcome::Done(summary) => Outcome::Done(Unpacked {

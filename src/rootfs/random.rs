@@ -4,7 +4,6 @@ mod model;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read};
 use std::path::Path;
 
 use super::testing::*;
@@ -211,43 +210,12 @@ fn image(seed: u64, names: Names) -> (Vec<Layer>, Vec<Vec<Entry>>, Option<String
 
 /// Counts of what happened to images.
 #[derive(Default)]
-struct Seen {
+struct Tally {
     broken: u64,
     left_out: u64,
     /// A layer was unpacked twice because of what was left out, or all of them were.
     layer_again: u64,
     image_again: u64,
-}
-
-/// A layer's bytes, and something that happens when some of them were read.
-struct Interrupted<'b, F: FnMut()> {
-    before: &'b [u8],
-    after: &'b [u8],
-    then: Option<F>,
-}
-
-impl<F: FnMut()> BufRead for Interrupted<'_, F> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.before.is_empty() {
-            if let Some(mut then) = self.then.take() {
-                then();
-            }
-            self.before = std::mem::take(&mut self.after);
-        }
-        Ok(self.before)
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.before = &self.before[n..];
-    }
-}
-
-impl<F: FnMut()> Read for Interrupted<'_, F> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buf)?;
-        self.consume(n);
-        Ok(n)
-    }
 }
 
 /// Layers that are unpacked as on several threads: one in the middle of another, some of them from
@@ -323,7 +291,7 @@ fn apply_at_once(
     destination: &Path,
     layers: &[Layer],
     random: Random,
-    seen: &mut Seen,
+    tally: &mut Tally,
 ) -> Result<()> {
     let report = Report::new(false, Hidden::default());
     Rootfs::remove_old(destination)?;
@@ -340,14 +308,14 @@ fn apply_at_once(
     while !run.left.borrow().is_empty() {
         run.next();
     }
-    seen.layer_again += run.again.get();
+    tally.layer_again += run.again.get();
     if let Some(error) = run.failure.into_inner() {
         return Err(error);
     }
     for layer in run.unpacked.into_inner().into_values() {
-        seen.left_out += u64::from(!layer.summary.seen.is_empty());
+        tally.left_out += u64::from(!layer.summary.seen.is_empty());
         if let Outcome::Wanted = rootfs.merge(layer.believe_anyway())? {
-            seen.image_again += 1;
+            tally.image_again += 1;
             rootfs.restart()?;
             return apply_into(rootfs, layers);
         }
@@ -365,13 +333,13 @@ fn random_layers_make_what_the_model_makes() {
 #[test]
 fn what_layers_above_replace_makes_no_difference() {
     for names in [Names::Many, Names::Few] {
-        let seen = check(names, |destination, layers, seed, seen| {
-            apply_at_once(destination, layers, Random(seed), seen)
+        let tally = check(names, |destination, layers, seed, tally| {
+            apply_at_once(destination, layers, Random(seed), tally)
         });
         for (what, count) in [
-            ("layers that left something out", seen.left_out),
-            ("layers unpacked again", seen.layer_again),
-            ("images unpacked again", seen.image_again),
+            ("layers that left something out", tally.left_out),
+            ("layers unpacked again", tally.layer_again),
+            ("images unpacked again", tally.image_again),
         ] {
             assert!(count >= IMAGES / 200, "{count} {what}");
         }
@@ -381,16 +349,16 @@ fn what_layers_above_replace_makes_no_difference() {
 /// Compares what `apply` makes of many images with the model.
 fn check(
     names: Names,
-    mut apply: impl FnMut(&Path, &[Layer], u64, &mut Seen) -> Result<()>,
-) -> Seen {
+    mut apply: impl FnMut(&Path, &[Layer], u64, &mut Tally) -> Result<()>,
+) -> Tally {
     let scratch = Scratch::in_memory();
-    let mut seen = Seen::default();
+    let mut tally = Tally::default();
     for seed in 1..=IMAGES {
         let (layers, entries, expected) = image(seed, names);
-        let found = apply(scratch.path(), &layers, seed, &mut seen);
+        let found = apply(scratch.path(), &layers, seed, &mut tally);
         match expected {
             None => {
-                seen.broken += 1;
+                tally.broken += 1;
                 let Err(error) = found else {
                     panic!("seed {seed} should fail: {entries:#?}");
                 };
@@ -412,10 +380,10 @@ fn check(
             }
         }
     }
-    let broken = seen.broken;
+    let broken = tally.broken;
     assert!(
         broken < IMAGES / 4,
         "{broken} images of {IMAGES} test only an error"
     );
-    seen
+    tally
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -109,6 +109,37 @@ pub(super) fn apply_into(rootfs: Rootfs<'_>, layers: &[Layer]) -> Result<()> {
         rootfs.merge_whole(layer)?;
     }
     rootfs.finish()
+}
+
+/// A layer's bytes, and something that happens when some of them were read.
+pub(super) struct Interrupted<'b, F: FnMut()> {
+    pub(super) before: &'b [u8],
+    pub(super) after: &'b [u8],
+    pub(super) then: Option<F>,
+}
+
+impl<F: FnMut()> BufRead for Interrupted<'_, F> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.before.is_empty() {
+            if let Some(mut then) = self.then.take() {
+                then();
+            }
+            self.before = std::mem::take(&mut self.after);
+        }
+        Ok(self.before)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.before = &self.before[n..];
+    }
+}
+
+impl<F: FnMut()> Read for Interrupted<'_, F> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
 }
 
 /// What the layers make, one line for each thing.

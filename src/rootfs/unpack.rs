@@ -1,4 +1,4 @@
-//! One layer's entries into a tree of its own, where nothing of another layer can be seen.
+//! One layer's entries into a tree of its own.
 //!
 //! What the layer cannot decide alone is recorded for the merge: what it removes, hard links to
 //! files of lower layers, directories that only deeper names imply. Entries count in their order,
@@ -81,9 +81,10 @@ impl<'a> Unpack<'a> {
 
     /// Reads entries to the end of the tar; what follows it is left in `tar`.
     pub(super) fn run(mut self, tar: &mut dyn BufRead) -> Result<Outcome<Summary>> {
-        match self.entries(tar) {
+        let seen = self.entries(tar).and_then(|()| self.above.take_seen());
+        match seen {
             Err(_) if self.above.wanted() => Ok(Outcome::Wanted),
-            unpacked => unpacked.and_then(|()| self.finish()).map(Outcome::Done),
+            seen => self.finish(seen?).map(Outcome::Done),
         }
     }
 
@@ -97,7 +98,7 @@ impl<'a> Unpack<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Summary> {
+    fn finish(mut self, seen: Seen) -> Result<Summary> {
         self.tree.close()?;
         // Only there to be linked to.
         let root = self.tree.directory(b"")?;
@@ -111,7 +112,7 @@ impl<'a> Unpack<'a> {
         Ok(Summary {
             implied: self.implied.count(),
             root_described: self.root_described,
-            seen: self.above.into_seen(),
+            seen,
         })
     }
 
@@ -315,6 +316,7 @@ impl<'a> Unpack<'a> {
         let Some(found) = self.above.find(parent.path(), new.name) else {
             return Ok(false);
         };
+        // What it replaces is not looked for in a directory that is known to be empty.
         let is_there = |parent| statat(parent, new.name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         if !parent.is_empty() && is_there(parent.fd()) {
             return Ok(false);
@@ -408,7 +410,7 @@ impl<'a> Unpack<'a> {
         let (parent, name) = path::split(&target);
         let mut real = self.real(parent)?.map_err(|_| missing())?;
         // What follows something that is not there was taken literally; it may be a link again.
-        let above = match self.resolve(&real)? {
+        let directory = match self.resolve(&real)? {
             Walked::Directory(slot) => {
                 real = self.tree.get(slot)?.path().to_vec();
                 Some(self.tree.fd(slot)?)
@@ -420,8 +422,8 @@ impl<'a> Unpack<'a> {
             // The target goes away with the directory that the link replaces.
             return Err(missing());
         }
-        let kind = match &above {
-            Some(above) => match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let kind = match &directory {
+            Some(directory) => match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
                 Err(Errno::NOENT) => None,
                 Err(error) => return Err(failed(error, "link to", &real)),
@@ -434,7 +436,7 @@ impl<'a> Unpack<'a> {
             parent: self.tree.directory(own)?,
             ..*new
         };
-        match (above, kind) {
+        match (directory, kind) {
             (_, Some(FileType::Directory)) => Err(missing()),
             // A link to itself.
             (_, Some(_)) if real == new.place => Ok(()),
@@ -442,12 +444,12 @@ impl<'a> Unpack<'a> {
                 true => Ok(()),
                 false => self.above.want(&real),
             },
-            (Some(above), Some(kind)) => {
+            (Some(directory), Some(kind)) => {
                 if self.leave_out(new)? {
                     return Ok(());
                 }
                 self.create(new, |parent| {
-                    linkat(&above, name, parent, new.name, AtFlags::empty())
+                    linkat(&directory, name, parent, new.name, AtFlags::empty())
                 })?;
                 if kind == FileType::Socket {
                     self.links.also(self.layer, new.place)?;

@@ -1,6 +1,8 @@
 //! Who gets credentials, in which form, and how often.
 
-use crate::common::{Fault, Registry, Setup, Tokens, answer, image, layer};
+use std::time::Duration;
+
+use crate::common::{Fault, Gate, Registry, Setup, Tokens, answer, image, layer};
 use crate::help::{app, assert_arrived, check, count, get, put, told};
 use serde_json::{Value, json};
 
@@ -525,4 +527,42 @@ fn a_username_or_password_alone_is_an_error_before_any_request() {
         );
     }
     assert!(registry.requests().is_empty());
+}
+
+#[test]
+fn a_wait_for_a_token_ends_when_another_layer_has_failed_for_good() {
+    let image = image([
+        layer().noise("small", 1_000),
+        layer().noise("large", 3_000_000),
+    ])
+    .oci();
+    let [small, large] = [0, 1].map(|at| format!("/v2/t/a/blobs/{}", image.layers[at].digest));
+    let tokens = Tokens::new().user("alice", "s3cret");
+    let registry = Registry::setup().bearer(&tokens).start();
+    registry.put_image("t/a", "1", &image);
+    let (both, gate) = (Gate::meeting(2), Gate::new());
+    registry
+        .on("GET", &large)
+        .then(Fault::Hold(both.clone()))
+        .and(Fault::Expired);
+    registry
+        .on("GET", &small)
+        .then(Fault::Hold(both))
+        .and(Fault::Hold(gate.clone()))
+        .and(Fault::error(404, "BLOB_UNKNOWN", "gone"));
+    registry.on("GET", "/token*").nth(2).then(Fault::Stall);
+    let login = json!({"username": "alice", "password": "s3cret"});
+    let running = get(&registry, &image, login)
+        .env("REGISTRY_IMAGE_WORKERS", "2")
+        .real_clock()
+        .limit(Duration::from_secs(30))
+        .start();
+    registry.wait_for("a second token", |requests| {
+        let paths = requests.iter().map(|request| &request.head.path);
+        paths.filter(|path| path.starts_with("/token")).count() >= 2
+    });
+    gate.open();
+    let output = running.wait();
+    output.fails();
+    assert_eq!(told(&output).len(), 1, "{:?}", told(&output));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::error::Result;
 use crate::report::{Hidden, Report};
-use crate::rootfs::{Outcome, Rootfs, Selection};
+use crate::rootfs::{Outcome, Rootfs, Selection, Unpacked};
 
 /// What had to be unpacked a second time.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,8 +15,8 @@ enum Again {
     Image,
 }
 
-/// Unpacks from the top, but `late` at the end, and compares with what the same layers make in
-/// whole, be it an error.
+/// Unpacks from the top, `late` around all that lie below it, and compares with what the same
+/// layers make in whole, be it an error.
 #[track_caller]
 fn assert_same(layers: &[Layer], late: Option<usize>, left_out: &[usize], expected: Again) {
     let scratch = Scratch::in_memory();
@@ -29,6 +29,7 @@ fn assert_same(layers: &[Layer], late: Option<usize>, left_out: &[usize], expect
         .map(|()| listing(&scratch.path().join("rootfs")));
     let shown = |made: Result<String>| made.map_err(|error| (error.kind(), error.to_string()));
     assert_eq!(shown(made), shown(unpack(layers)), "{layers:?}");
+    found.sort();
     assert_eq!(
         (found.as_slice(), again),
         (left_out, expected),
@@ -44,22 +45,11 @@ fn from_the_top(
     again: &mut Again,
 ) -> Result<()> {
     let mut unpacked = BTreeMap::new();
-    let mut order: Vec<usize> = (0..layers.len()).rev().collect();
-    order.sort_by_key(|number| late == Some(*number));
-    for number in order {
-        let bytes = &layers[number].0;
-        let layer = match rootfs.unpack(number, Selection::Needed, &mut bytes.as_slice())? {
-            Outcome::Done(layer) => layer,
-            Outcome::Wanted => {
-                *again = Again::Layer;
-                rootfs.unpack_whole(number, bytes)?
-            }
-        };
-        if !layer.summary.seen.is_empty() {
-            left_out.push(number);
-        }
-        unpacked.insert(number, layer);
-    }
+    unpack_below(rootfs, layers, late, &mut unpacked, again)?;
+    let seen = unpacked
+        .iter()
+        .filter(|(_, layer)| !layer.summary.seen.is_empty());
+    left_out.extend(seen.map(|(number, _)| *number));
     for layer in unpacked.into_values() {
         if let Outcome::Wanted = rootfs.merge(layer.believe_anyway())? {
             *again = Again::Image;
@@ -71,6 +61,43 @@ fn from_the_top(
         }
     }
     Ok(())
+}
+
+fn unpack_below(
+    rootfs: &Rootfs<'_>,
+    layers: &[Layer],
+    late: Option<usize>,
+    unpacked: &mut BTreeMap<usize, Unpacked>,
+    again: &mut Again,
+) -> Result<()> {
+    let Some((layer, below)) = layers.split_last() else {
+        return Ok(());
+    };
+    let number = below.len();
+    let mut beside = Ok(());
+    let mut tar = Interrupted {
+        before: &[],
+        after: &layer.0,
+        then: Some(|| {
+            if late == Some(number) {
+                beside = unpack_below(rootfs, below, late, unpacked, again);
+            }
+        }),
+    };
+    let outcome = rootfs.unpack(number, Selection::Needed, &mut tar);
+    beside?;
+    let layer = match outcome? {
+        Outcome::Done(layer) => layer,
+        Outcome::Wanted => {
+            *again = Again::Layer;
+            rootfs.unpack_whole(number, &layer.0)?
+        }
+    };
+    unpacked.insert(number, layer);
+    match late == Some(number) {
+        true => Ok(()),
+        false => unpack_below(rootfs, below, late, unpacked, again),
+    }
 }
 
 #[test]
@@ -238,7 +265,7 @@ fn a_whiteout_does_not_go_through_what_was_left_out() {
         let layers = [low.clone(), gone.clone(), top.clone()];
         assert_same(&layers, Some(1), &[0], Again::Image);
         let layers = [low.clone(), layer().file("s", "old"), gone, top.clone()];
-        assert_same(&layers, Some(2), &[1, 0], Again::Image);
+        assert_same(&layers, Some(2), &[0, 1], Again::Image);
     }
     let around = layer()
         .symlink("s", "q")
