@@ -218,12 +218,13 @@ fn directories(destination: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
     Ok((layers, root))
 }
 
-/// And removes them.
+/// And removes them, the one also where the other cannot be.
 fn remove_all(destination: &OwnedFd) -> Result<()> {
-    [LAYERS, ROOTFS].into_iter().try_for_each(|name| {
+    let removed = [ROOTFS, LAYERS].map(|name| {
         remove::remove(destination, name.as_bytes())
             .map_err(|error| failed(error, "remove", name.as_bytes()))
-    })
+    });
+    removed.into_iter().collect()
 }
 
 fn open_destination(path: &Path) -> Result<OwnedFd> {
