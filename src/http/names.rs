@@ -32,6 +32,13 @@ struct Known {
     vetted: bool,
 }
 
+impl Known {
+    fn used(&mut self, vetted: bool) -> Vec<IpAddr> {
+        self.vetted |= vetted;
+        self.addresses.clone()
+    }
+}
+
 impl Names {
     pub(super) fn new(proxies: Arc<Proxies>) -> Self {
         Names {
@@ -45,11 +52,20 @@ impl Names {
     /// # Errors
     /// [`Again::Unreachable`]: resolvers fail for a moment, and names appear late.
     pub(super) fn addresses(&self, host: &str) -> Result<Vec<IpAddr>> {
+        self.look_up(host, false)
+    }
+
+    /// The same for whoever judges the addresses: connections go to these and no others.
+    pub(super) fn vetted(&self, host: &str) -> Result<Vec<IpAddr>> {
+        self.look_up(host, true)
+    }
+
+    fn look_up(&self, host: &str, vetted: bool) -> Result<Vec<IpAddr>> {
         if let Some(address) = ip_literal(host) {
             return Ok(vec![address]);
         }
-        if let Some(known) = lock(&self.known).get(host) {
-            return Ok(known.addresses.clone());
+        if let Some(known) = lock(&self.known).get_mut(host) {
+            return Ok(known.used(vetted));
         }
         let unresolved = |why: String| {
             Error::new(
@@ -71,27 +87,11 @@ impl Names {
         if addresses.is_empty() {
             return Err(unresolved("it has no address".to_owned()));
         }
-        let known = Known {
-            addresses,
-            vetted: false,
-        };
+        let known = Known { addresses, vetted };
         // Of several that asked at the same time, the first one is right for all.
         let mut all = lock(&self.known);
         let known = all.entry(host.to_owned()).or_insert(known);
-        Ok(known.addresses.clone())
-    }
-
-    /// The same for whoever judges the addresses: connections go to these and no others.
-    pub(super) fn vetted(&self, host: &str) -> Result<Vec<IpAddr>> {
-        self.addresses(host)?;
-        let mut all = lock(&self.known);
-        match all.get_mut(host) {
-            Some(known) => {
-                known.vetted = true;
-                Ok(known.addresses.clone())
-            }
-            None => Ok(ip_literal(host).into_iter().collect()),
-        }
+        Ok(known.used(vetted))
     }
 
     /// Nobody answers at these addresses: the name may have moved.
