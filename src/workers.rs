@@ -96,7 +96,8 @@ impl Workers {
     }
 
     /// The same with a [`Stop`] that others watch too. It is set when the failure is known as the
-    /// one to return, so that whoever gives up because of it is not taken for the failure.
+    /// one to return, so that whoever gives up because of it is not taken for the failure. Set by
+    /// somebody else, it ends this too, with an error.
     pub(crate) fn map_until<T, R>(
         self,
         stop: &Stop,
@@ -140,6 +141,9 @@ impl Workers {
             return Err(error);
         }
         let mut done = into_inner(done);
+        if done.len() < items.len() {
+            stop.check()?;
+        }
         done.sort_unstable_by_key(|(at, _)| *at);
         Ok(done.into_iter().map(|(_, result)| result).collect())
     }

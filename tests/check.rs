@@ -11,7 +11,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Answer, Fault, Image, Program, Registry, Setup, Tokens, image, index, layer};
+use common::{Answer, Fault, Gate, Image, Program, Registry, Setup, Tokens, image, index, layer};
 use serde_json::{Value, json};
 
 /// An image that differs from others by its label alone.
@@ -34,9 +34,7 @@ fn merge(into: &mut Value, fields: Value) {
 
 fn check(registry: &Registry, fields: Value, version: Value) -> Program {
     let request = json!({"source": source(registry, fields), "version": version});
-    Program::check(request)
-        .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
-        .against(registry)
+    Program::check(request).against(registry)
 }
 
 /// A registry with these tags, each of an image of its own.
@@ -348,6 +346,39 @@ fn creation_times_are_those_of_the_image_for_the_platform() {
             {"tag": "a", "digest": older},
             {"tag": "b", "digest": newer},
         ]));
+}
+
+/// Nobody waits for a config when another look-up has failed for good.
+#[test]
+fn a_look_up_that_fails_for_good_ends_the_others() {
+    let registry = Registry::start();
+    let image = image([layer().file("a", "a")]).oci();
+    for tag in ["1", "2"] {
+        registry.put_image("t/a", tag, &image);
+    }
+    let config = format!("/v2/t/a/blobs/{}", image.config.as_ref().unwrap().digest);
+    registry.on("GET", &config).then(Fault::unavailable(300));
+    let gate = Gate::new();
+    registry
+        .on("GET", "/v2/t/a/manifests/2")
+        .then(Fault::Hold(gate.clone()))
+        .and(Fault::error(403, "DENIED", "not you"));
+    let source = json!({"tag_regex": ".", "created_at_sort": true});
+    let running = check(&registry, source, Value::Null)
+        .real_clock()
+        .limit(std::time::Duration::from_secs(30))
+        .start();
+    registry.wait_for("an answer for the config", |requests| {
+        requests.iter().any(|request| request.head.path == config)
+    });
+    gate.open();
+    let output = running.wait();
+    output.fails();
+    assert!(
+        output.messages().contains("403 Forbidden"),
+        "{}",
+        output.messages()
+    );
 }
 
 #[test]

@@ -34,11 +34,20 @@ fn put(registry: &Registry, image: &Image, source: Value, params: Value) -> Prog
         };
         request[part].as_object_mut().unwrap().extend(fields);
     }
-    let program = Program::put(request)
-        .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
-        .against(registry);
+    let program = Program::put(request).against(registry);
     image.write_layout(&program.directory_argument().join("image"), None);
     program
+}
+
+/// `out` of the bytes of a tarball, as `v1`.
+fn put_tarball(registry: &Registry, bytes: Vec<u8>) -> Program {
+    let request = json!({
+        "source": {"repository": registry.repository("t/a"), "tag": "v1"},
+        "params": {"image": "image.tar"},
+    });
+    Program::put(request)
+        .against(registry)
+        .source_file("image.tar", bytes)
 }
 
 #[test]
@@ -159,15 +168,7 @@ fn a_docker_tarball_is_pushed_with_its_layers_compressed_and_sent_once() {
         image.docker_save_oci(&["other/name:9"]),
     ] {
         let registry = Registry::start();
-        let request = json!({
-            "source": {"repository": registry.repository("t/a"), "tag": "v1"},
-            "params": {"image": "image.tar"},
-        });
-        let program = Program::put(request)
-            .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
-            .against(&registry)
-            .source_file("image.tar", bytes);
-        let digest = program.run().succeeds()["version"]["digest"]
+        let digest = put_tarball(&registry, bytes).run().succeeds()["version"]["digest"]
             .as_str()
             .unwrap()
             .to_owned();
@@ -206,17 +207,7 @@ fn versions_of_a_registry_that_knows_no_pages_are_known_too() {
 #[test]
 fn a_rebuild_with_one_new_layer_sends_one_layer() {
     let registry = Registry::start();
-    let push = |image: &Image| {
-        let request = json!({
-            "source": {"repository": registry.repository("t/a"), "tag": "v1"},
-            "params": {"image": "image.tar"},
-        });
-        Program::put(request)
-            .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
-            .against(&registry)
-            .source_file("image.tar", image.docker_save(&[]))
-            .run()
-    };
+    let push = |image: &Image| put_tarball(&registry, image.docker_save(&[])).run();
     push(&app("one")).succeeds();
     registry.forget_requests();
     let output = push(&app("two"));
@@ -241,15 +232,9 @@ fn a_rebuild_with_one_new_layer_sends_one_layer() {
 }
 
 /// A docker tarball with one layer of `size` bytes that do not compress.
-fn put_tarball(registry: &Registry, size: usize) -> Program {
+fn put_noise(registry: &Registry, size: usize) -> Program {
     let image = image([layer().file("noise", noise(5, size)).plain()]).oci();
-    let request = json!({
-        "source": {"repository": registry.repository("t/a"), "tag": "v1"},
-        "params": {"image": "image.tar"},
-    });
-    Program::put(request)
-        .against(registry)
-        .source_file("image.tar", image.docker_save(&[]))
+    put_tarball(registry, image.docker_save(&[]))
 }
 
 /// `Content-Range` and length of each PATCH that was accepted, those of the config left out.
@@ -299,7 +284,7 @@ fn a_blob_that_is_refused_as_too_large_goes_up_in_pieces_that_are_taken() {
 #[test]
 fn a_layer_that_is_compressed_on_its_way_goes_up_in_pieces_too() {
     let registry = Registry::setup().largest_body(2 << 20).start();
-    put_tarball(&registry, 3 << 20).run().succeeds();
+    put_noise(&registry, 3 << 20).run().succeeds();
     let ranges: Vec<_> = pieces(&registry)
         .into_iter()
         .map(|(range, _)| range)
@@ -328,7 +313,7 @@ fn the_other_blobs_do_not_ask_again_what_is_too_large() {
 #[test]
 fn a_registry_that_wants_lengths_gets_them() {
     let registry = Registry::setup().wants_lengths().start();
-    put_tarball(&registry, 1 << 20).run().succeeds();
+    put_noise(&registry, 1 << 20).run().succeeds();
     assert_eq!(pieces(&registry).len(), 1);
 }
 
@@ -338,7 +323,7 @@ fn no_piece_but_the_last_is_smaller_than_the_registry_takes() {
         .largest_body(3 << 20)
         .smallest_piece(2_500_000)
         .start();
-    put_tarball(&registry, 6_000_000).run().succeeds();
+    put_noise(&registry, 6_000_000).run().succeeds();
     let sizes: Vec<_> = pieces(&registry)
         .into_iter()
         .map(|(_, size)| size)
@@ -351,7 +336,7 @@ fn no_piece_but_the_last_is_smaller_than_the_registry_takes() {
         .largest_body(2 << 20)
         .smallest_piece(2_500_000)
         .start();
-    let output = put_tarball(&registry, 6_000_000).run();
+    let output = put_noise(&registry, 6_000_000).run();
     output.fails();
     assert!(registry.tags("t/a").is_empty());
 }
@@ -386,7 +371,7 @@ fn a_piece_that_breaks_starts_the_blob_anew() {
         "BLOB_UPLOAD_UNKNOWN",
         "blob upload unknown to registry",
     ));
-    put_tarball(&registry, 3 << 20).run().succeeds();
+    put_noise(&registry, 3 << 20).run().succeeds();
 }
 
 #[test]

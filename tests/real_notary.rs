@@ -83,7 +83,6 @@ impl<'t> Put<'t> {
             "params": {"image": "image", "additional_tags": "tags"},
         });
         let program = Program::put(request)
-            .env("REGISTRY_IMAGE_TEST_CLOCK", "1")
             .against(self.registry)
             .showing(&notary.url, "NOTARY")
             .source_file("tags", self.tags.join(" "));

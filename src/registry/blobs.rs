@@ -289,7 +289,6 @@ impl Remote<'_> {
     /// More than `limit` bytes announced; bytes that are not the ones asked for, also at a second
     /// try.
     pub(crate) fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
-        let alone = Stop::default();
         let fetch = || {
             if descriptor.size > limit {
                 return Err(Error::hostile(format!(
@@ -298,7 +297,7 @@ impl Remote<'_> {
                 )));
             }
             let mut bytes = Vec::new();
-            let mut reader = self.open(descriptor, &alone)?.take(descriptor.size + 1);
+            let mut reader = self.open(descriptor, &self.stop)?.take(descriptor.size + 1);
             reader
                 .read_to_end(&mut bytes)
                 .map_err(|error| Error::io(Kind::Network, error))?;
