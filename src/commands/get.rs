@@ -14,7 +14,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::reference::{Repository, Tag};
 use crate::pull;
-use crate::registry::{Image, Remote};
+use crate::registry::{Fetched, Image, Remote};
 use crate::request::{Format, GetRequest, Metadata, Produced, Source, produced};
 use crate::rootfs::Rootfs;
 use crate::store::{ImageTar, LayoutWriter};
@@ -45,17 +45,17 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
         dest,
     };
     let shown = match session::mirror(&client, source)? {
-        Some(mirror) => match get.from(&mirror) {
+        Some(mirror) => match get.fetch_from(&mirror) {
             Ok(shown) => shown,
             // A destination that cannot be written to, or a digest that has no image for the
             // platform: the origin cannot help.
             Err(error) if matches!(error.kind(), Kind::Local | Kind::Config) => return Err(error),
             Err(error) => {
                 report.warn(format!("the mirror failed: {error}; using the origin"));
-                get.from(&origin)?
+                get.fetch_from(&origin)?
             }
         },
-        None => get.from(&origin)?,
+        None => get.fetch_from(&origin)?,
     };
     let tag = get.tag();
     get.leave(&shown, tag)?;
@@ -92,7 +92,7 @@ impl Get<'_> {
     }
 
     /// Fetches from one registry what the step asks for.
-    fn from(&self, remote: &Remote<'_>) -> Result<Shown> {
+    fn fetch_from(&self, remote: &Remote<'_>) -> Result<Shown> {
         self.clear()?;
         let params = &self.request.params;
         let source = &self.request.source;
@@ -101,13 +101,55 @@ impl Get<'_> {
             return Ok(Shown::default());
         }
         let fetched = remote.manifest(&self.request.digest)?;
-        if params.format == Format::OciLayout && !params.skip_download {
-            pull::layout(self.context, remote, &fetched, &self.dest.join(LAYOUT))?;
-            if !described {
-                return Ok(Shown::default());
+        match (params.skip_download, params.format) {
+            (true, _) => self.describe(remote, &fetched),
+            (false, Format::Rootfs) => self.fetch_image(remote, &fetched, |image, config| {
+                let rootfs = Rootfs::create(self.dest, self.context.report)?;
+                let diff_ids = config.diff_ids();
+                pull::rootfs(self.context, remote, &image.manifest, diff_ids, rootfs)
+            }),
+            (false, Format::Oci) => self.fetch_image(remote, &fetched, |image, _| {
+                let path = self.dest.join(IMAGE_TAR);
+                let tag = self.tag().and_then(|tag| Tag::parse(tag).ok());
+                // As the user knows it, also when a mirror serves it.
+                let name = tag.as_ref().map(|tag| (self.repository, tag));
+                pull::image_tar(self.context, remote, image, &path, name)
+            }),
+            (false, Format::OciLayout) => {
+                pull::layout(self.context, remote, &fetched, &self.dest.join(LAYOUT))?;
+                match described {
+                    true => self.describe(remote, &fetched),
+                    false => Ok(Shown::default()),
+                }
             }
         }
-        let image = match remote.image(&fetched, &params.platform) {
+    }
+
+    /// The image of one platform, with the files that `write` makes of it.
+    fn fetch_image(
+        &self,
+        remote: &Remote<'_>,
+        fetched: &Fetched,
+        write: impl FnOnce(&Image, &ImageConfig) -> Result<()>,
+    ) -> Result<Shown> {
+        let image = remote.image(fetched, &self.request.params.platform)?;
+        if let Some(artifact) = image.manifest.artifact_type() {
+            return Err(Error::config(format!(
+                "{} is no image, but an artifact of type `{artifact}`",
+                self.what(remote)
+            ))
+            .advise("fetch it with `params.format: oci-layout`"));
+        }
+        let config = remote.config(&image.manifest)?;
+        self.check_platform(&config);
+        write(&image, &config).doing(|| self.what(remote))?;
+        Ok(Shown::new(Some(config), fetched, &image))
+    }
+
+    /// What is said about an image that is not to be had as one: nothing is fetched but its config.
+    fn describe(&self, remote: &Remote<'_>, fetched: &Fetched) -> Result<Shown> {
+        let params = &self.request.params;
+        let image = match remote.image(fetched, &params.platform) {
             // A layout has all platforms, and needs none for itself.
             Err(error) if params.format == Format::OciLayout && error.kind() == Kind::Config => {
                 self.context
@@ -120,61 +162,16 @@ impl Get<'_> {
             }
             image => image?,
         };
-        let mut annotations = fetched.document.annotations().clone();
-        annotations.extend(image.manifest.annotations.clone());
-        let whole = params.skip_download || params.format == Format::OciLayout;
-        if let Some(artifact) = image.manifest.artifact_type() {
-            if whole {
-                return Ok(Shown {
-                    config: None,
-                    annotations,
-                });
-            }
-            return Err(Error::config(format!(
-                "{}@{} is no image, but an artifact of type `{artifact}`",
-                remote.repository(),
-                self.request.digest
-            ))
-            .advise("fetch it with `params.format: oci-layout`"));
-        }
-        let (_, config) = remote.config(&image.manifest)?;
-        if !whole {
-            self.check_platform(&config);
-            let what = || format!("{}@{}", remote.repository(), self.request.digest);
-            match params.format {
-                Format::Oci => self.image_tar(remote, &image).doing(what)?,
-                Format::Rootfs | Format::OciLayout => {
-                    self.rootfs(remote, &image, &config).doing(what)?;
-                }
-            }
-        }
-        Ok(Shown {
-            config: Some(config),
-            annotations,
-        })
-    }
-
-    fn rootfs(&self, remote: &Remote<'_>, image: &Image, config: &ImageConfig) -> Result<()> {
-        let rootfs = Rootfs::create(self.dest, self.context.report)?;
-        pull::rootfs(
-            self.context,
-            remote,
-            &image.manifest,
-            config.diff_ids(),
-            rootfs,
-        )
-    }
-
-    /// The tarball is named as the user's repository, also when a mirror served it.
-    fn image_tar(&self, remote: &Remote<'_>, image: &Image) -> Result<()> {
-        let tag = match self.tag().map(Tag::parse) {
-            Some(Ok(tag)) => Some(tag),
-            Some(Err(_)) | None => None,
+        let config = match image.manifest.artifact_type() {
+            Some(_) => None,
+            None => Some(remote.config(&image.manifest)?),
         };
-        let names: Vec<(&Repository, &Tag)> =
-            tag.iter().map(|tag| (self.repository, tag)).collect();
-        let path = self.dest.join(IMAGE_TAR);
-        pull::image_tar(self.context, remote, image, &path, &names)
+        Ok(Shown::new(config, fetched, &image))
+    }
+
+    /// How errors name what is fetched.
+    fn what(&self, remote: &Remote<'_>) -> String {
+        format!("{}@{}", remote.repository(), self.request.digest)
     }
 
     /// An image that is no index is fetched whatever its platform is, as `docker pull` does.
@@ -262,6 +259,16 @@ impl Get<'_> {
 }
 
 impl Shown {
+    /// With the annotations of the index, if it comes from one, and of the image, which win.
+    fn new(config: Option<ImageConfig>, fetched: &Fetched, image: &Image) -> Self {
+        let mut annotations = fetched.document.annotations().clone();
+        annotations.extend(image.manifest.annotations.clone());
+        Shown {
+            config,
+            annotations,
+        }
+    }
+
     /// The labels and annotations that the source asks for, each sorted by key.
     fn metadata(&self, source: &Source) -> Vec<Metadata> {
         let labels = self.config.as_ref().map(ImageConfig::labels);

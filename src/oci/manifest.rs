@@ -25,6 +25,18 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
+/// Bytes of a manifest, an index or a config. The spec asks clients and registries to manage at least
+/// 4 MiB (distribution-spec, "Pushing Manifests"). Twice that; a hostile image costs us this much
+/// memory a document.
+pub(crate) const DOCUMENT_LIMIT: u64 = 8 << 20;
+
+/// Bytes of all manifests and indexes below one index, which are held at once: those of a hundred
+/// platforms have 200 KiB.
+pub(crate) const DOCUMENTS_LIMIT: u64 = 64 << 20;
+
+/// Levels of documents below an index: two are seen in the wild.
+pub(crate) const NESTING_LIMIT: usize = 8;
+
 /// More layers than any builder makes (Docker stops at 127); each one costs a job and a directory.
 const LAYERS_LIMIT: usize = 4096;
 
@@ -89,9 +101,11 @@ impl Descriptor {
         names.filter(|name| is_name(name)).take(MOUNTS_LIMIT)
     }
 
-    /// Whether the descriptor says that it points to a manifest or an index.
+    /// Whether an entry of an index may be a manifest or an index.
+    ///
+    /// Quirk(early builders): they left the type out.
     pub(crate) fn is_document(&self) -> bool {
-        self.is_index() || matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
+        self.media_type.is_empty() || is_manifest_type(&self.media_type)
     }
 
     pub(crate) fn is_index(&self) -> bool {
@@ -151,6 +165,8 @@ pub(crate) struct Index {
     pub(crate) manifests: Vec<Descriptor>,
     #[serde(default, deserialize_with = "named_texts")]
     pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(rename = "mediaType", default, skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
 }
 
 impl Index {
@@ -306,6 +322,22 @@ impl Document {
         match self {
             Document::Image(manifest) => &manifest.annotations,
             Document::Index(index) => &index.annotations,
+        }
+    }
+
+    /// The media type to push it under and to list it with: its own; else `said`, which what pointed
+    /// to it or the Content-Type it came with says, where that is a manifest's; else OCI's for its
+    /// shape.
+    pub(crate) fn media_type(&self, said: &str) -> String {
+        let (own, by_shape) = match self {
+            Document::Image(manifest) => (&manifest.media_type, OCI_MANIFEST),
+            Document::Index(index) => (&index.media_type, OCI_INDEX),
+        };
+        match own.as_deref() {
+            Some(own) if !own.is_empty() => own.to_owned(),
+            _ => Some(essence(said))
+                .filter(|said| is_manifest_type(said))
+                .unwrap_or_else(|| by_shape.to_owned()),
         }
     }
 }

@@ -8,29 +8,29 @@ use std::path::Path;
 use crate::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::digest::{Checked, Digest};
-use crate::oci::manifest::{Descriptor, Document};
+use crate::oci::manifest::{DOCUMENTS_LIMIT, Descriptor, Document, NESTING_LIMIT};
 use crate::oci::reference::{Repository, Tag};
-use crate::registry::{DEPTH_LIMIT, Fetched, Image, Remote};
+use crate::registry::{Fetched, Image, Remote};
 use crate::report::Progress;
 use crate::store::{BlobWriter, ImageTar, LayoutWriter, Stored};
 use crate::workers::Stop;
 
-/// Documents of one index, nested ones included; each costs a request.
-const DOCUMENTS_LIMIT: usize = 20_000;
+/// Manifests and indexes below one index, nested ones included; each costs a request.
+const MOST_DOCUMENTS: usize = 20_000;
 
 /// Bytes that are copied at a time.
 const BLOCK: usize = 128 << 10;
 
-/// Writes `image.tar`, named as the user's repository and tag.
+/// Writes `image.tar`, whose image has this name.
 pub(crate) fn image_tar(
     context: &Context<'_>,
     remote: &Remote<'_>,
     image: &Image,
     path: &Path,
-    names: &[(&Repository, &Tag)],
+    name: Option<(&Repository, &Tag)>,
 ) -> Result<()> {
-    let stored = stored(&image.fetched);
-    let tar = ImageTar::create(path, &stored, names)?;
+    let stored = stored(&image.fetched)?;
+    let tar = ImageTar::create(path, &stored, name)?;
     let blobs = each_once(
         [&image.manifest.config]
             .into_iter()
@@ -65,21 +65,22 @@ pub(crate) fn layout(
         }
     }));
     fetch(context, remote, &blobs, |blob| writer.blob(blob))
-        .doing(|| remote.repository().to_string())?;
+        .doing(|| format!("{}@{}", remote.repository(), root.digest))?;
     for fetched in &documents {
-        writer.document(&stored(fetched))?;
+        writer.document(&stored(fetched)?)?;
     }
-    writer.finish(&stored(root))
+    writer.finish(&stored(root)?)
 }
 
 /// `root` and all manifests and indexes below it.
 fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Result<Vec<Fetched>> {
     let mut all = vec![root.clone()];
     let mut seen: HashSet<Digest> = HashSet::from([root.digest.clone()]);
-    let mut level = vec![root.clone()];
-    for _ in 0..DEPTH_LIMIT {
+    let mut held = root.bytes.len() as u64;
+    let mut level = 0;
+    for _ in 0..=NESTING_LIMIT {
         let mut entries: Vec<Descriptor> = Vec::new();
-        for fetched in &level {
+        for fetched in all.get(level..).unwrap_or_default() {
             if let Document::Index(index) = &fetched.document {
                 let listed = index.manifests.iter().filter(|entry| entry.is_document());
                 entries.extend(
@@ -92,19 +93,31 @@ fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Resu
         if entries.is_empty() {
             return Ok(all);
         }
-        if all.len() + entries.len() > DOCUMENTS_LIMIT {
+        if all.len() + entries.len() > MOST_DOCUMENTS {
             return Err(Error::hostile(format!(
-                "{}: the index has more than {DOCUMENTS_LIMIT} manifests below it",
+                "{}: the index has more than {MOST_DOCUMENTS} manifests below it",
                 remote.repository()
             )));
         }
-        level = context
-            .workers
-            .map(&entries, |entry, _| remote.child(entry))?;
-        all.extend(level.iter().cloned());
+        // A child has the size that its descriptor says.
+        held = entries
+            .iter()
+            .fold(held, |held, entry| held.saturating_add(entry.size));
+        if held > DOCUMENTS_LIMIT {
+            return Err(Error::hostile(format!(
+                "{}: the manifests below the index have more than {DOCUMENTS_LIMIT} bytes together",
+                remote.repository()
+            )));
+        }
+        level = all.len();
+        all.extend(
+            context
+                .workers
+                .map_until(remote.stop(), &entries, |entry, _| remote.child(entry))?,
+        );
     }
     Err(Error::hostile(format!(
-        "{}: indexes lead to indexes, {DEPTH_LIMIT} levels deep",
+        "{}: its indexes are nested deeper than {NESTING_LIMIT} levels",
         remote.repository()
     )))
 }
@@ -177,12 +190,6 @@ fn each_once<'b>(blobs: impl Iterator<Item = &'b Descriptor>) -> Vec<&'b Descrip
 }
 
 /// What was fetched, as an image on disk has it.
-fn stored(fetched: &Fetched) -> Stored {
-    let mut descriptor = Descriptor::of(fetched.digest.clone(), fetched.bytes.len() as u64);
-    descriptor.media_type.clone_from(&fetched.media_type);
-    Stored {
-        bytes: fetched.bytes.clone(),
-        descriptor,
-        document: fetched.document.clone(),
-    }
+fn stored(fetched: &Fetched) -> Result<Stored> {
+    Stored::new(fetched.bytes.clone(), &fetched.digest, &fetched.media_type)
 }

@@ -3,14 +3,8 @@
 use super::{Fetched, Remote};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
-use crate::oci::manifest::{Document, Manifest};
+use crate::oci::manifest::{DOCUMENT_LIMIT, Document, Manifest, NESTING_LIMIT};
 use crate::oci::platform::Platform;
-
-/// A config is read into memory; the limit is that of manifests.
-const CONFIG_LIMIT: u64 = 8 << 20;
-
-/// Indexes inside indexes: two levels are seen in the wild.
-pub(crate) const DEPTH_LIMIT: usize = 4;
 
 /// One image, out of an index where it was in one.
 #[derive(Clone, Debug)]
@@ -26,7 +20,7 @@ impl Remote<'_> {
     /// No match, with a list of the platforms that there are.
     pub(crate) fn image(&self, fetched: &Fetched, platform: &Platform) -> Result<Image> {
         let mut fetched = fetched.clone();
-        for _ in 0..DEPTH_LIMIT {
+        for _ in 0..=NESTING_LIMIT {
             let entry = match &fetched.document {
                 Document::Image(manifest) => {
                     let manifest = Manifest::clone(manifest);
@@ -39,16 +33,15 @@ impl Remote<'_> {
             fetched = self.child(&entry.clone())?;
         }
         Err(Error::hostile(format!(
-            "{}: indexes lead to indexes, {DEPTH_LIMIT} levels deep",
+            "{}: its indexes are nested deeper than {NESTING_LIMIT} levels",
             self.repository
         )))
     }
 
-    /// The config of an image, verified and parsed, with its bytes.
-    pub(crate) fn config(&self, manifest: &Manifest) -> Result<(Vec<u8>, ImageConfig)> {
-        let bytes = self.small_blob(&manifest.config, CONFIG_LIMIT)?;
-        let config = ImageConfig::parse(&bytes)
-            .doing(|| format!("{}: {}", self.repository, manifest.config.digest))?;
-        Ok((bytes, config))
+    /// The config of an image, verified and parsed.
+    pub(crate) fn config(&self, manifest: &Manifest) -> Result<ImageConfig> {
+        let bytes = self.small_blob(&manifest.config, DOCUMENT_LIMIT)?;
+        ImageConfig::parse(&bytes)
+            .doing(|| format!("{}: {}", self.repository, manifest.config.digest))
     }
 }

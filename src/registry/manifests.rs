@@ -6,12 +6,8 @@ use super::{Access, Remote};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Payload, Response, Url};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{ACCEPT, Descriptor, Document};
+use crate::oci::manifest::{ACCEPT, DOCUMENT_LIMIT, Descriptor, Document};
 use crate::oci::reference::{Reference, Tag};
-
-/// The spec asks clients and registries to manage at least 4 MiB (spec.md, "Pushing Manifests").
-/// Twice that; a hostile registry costs us this much memory a manifest.
-pub(crate) const MANIFEST_LIMIT: u64 = 8 << 20;
 
 /// Registries are eventually consistent: a manifest that was just put may be missing for a moment.
 const CONSISTENCY: Duration = Duration::from_secs(15);
@@ -199,7 +195,7 @@ impl Remote<'_> {
                 .header("content-type")
                 .unwrap_or_default()
                 .to_owned();
-            Ok((response.bytes(MANIFEST_LIMIT)?, media_type))
+            Ok((response.bytes(DOCUMENT_LIMIT)?, media_type))
         })
     }
 

@@ -19,7 +19,7 @@ use crate::retry::{Attempts, Clock, Gate, Patience};
 use crate::secret::Secret;
 use crate::workers::{Stop, lock};
 
-pub(crate) use images::{DEPTH_LIMIT, Image};
+pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
 pub(crate) use uploads::Send;
 

@@ -19,8 +19,12 @@ const PAGE_SIZES: [Option<u32>; 3] = [Some(1000), Some(100), None];
 /// More pages than any repository has.
 const MOST_PAGES: usize = 10_000;
 
-/// More tags than any repository has; a hostile registry costs us this many names.
+/// More tags than any repository has.
 const MOST_TAGS: usize = 1_000_000;
+
+/// Bytes of their names and of the pages' addresses together: what a hostile registry can cost us. A
+/// tag has at most 128 characters, and most have fewer than 32.
+const MOST_BYTES: usize = 64 << 20;
 
 #[derive(Deserialize)]
 struct Listed {
@@ -73,9 +77,11 @@ impl Remote<'_> {
         let mut page = self.first_page()?;
         let mut asked = HashSet::new();
         let mut tags = Vec::new();
+        let mut bytes = 0;
         loop {
+            bytes += page.tags.iter().map(String::len).sum::<usize>();
             tags.extend(page.tags);
-            if tags.len() > MOST_TAGS || asked.len() > MOST_PAGES {
+            if tags.len() > MOST_TAGS || asked.len() > MOST_PAGES || bytes > MOST_BYTES {
                 return Err(Error::hostile(format!(
                     "GET {}: the list of tags does not end",
                     page.url
@@ -92,7 +98,9 @@ impl Remote<'_> {
                     next.origin()
                 )));
             }
-            if !asked.insert(next.expose()) {
+            let address = next.expose();
+            bytes += address.len();
+            if !asked.insert(address) {
                 return Err(Error::registry(format!(
                     "GET {}: the list of tags leads back to itself",
                     page.url

@@ -13,11 +13,8 @@ use super::packed::{Packed, Stream};
 use super::span::{Span, at_most, shorter, start};
 use crate::archive::members::is_tar;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::oci::manifest::DOCUMENT_LIMIT;
 use crate::workers::Workers;
-
-/// What a client has to manage of a manifest is 4 MiB (distribution spec, "Pushing Manifests");
-/// every document on disk may have twice that. In bytes.
-pub(super) const DOCUMENT_LIMIT: u64 = 8 << 20;
 
 /// The files of one image.
 pub(super) enum Files {

@@ -3,7 +3,7 @@
 //! images. Each blob is there once, under `blobs/`.
 //!
 //! Every member's place follows from the manifest, so several threads write layers at once. The bytes
-//! of the file depend on the manifest and the names alone.
+//! of the file depend on the manifest and the name alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -46,22 +46,22 @@ pub(crate) struct ImageTar {
 
 impl ImageTar {
     /// Starts the tarball of the image `stored` at `path`, where what an earlier try left has been
-    /// removed. It is named for `names`; without any `docker load` loads it by its id alone.
+    /// removed. Without a `name` `docker load` loads it by its id alone.
     ///
     /// # Errors
     /// An index, which no tarball of this kind can hold; a manifest whose sizes make no sense.
     pub(crate) fn create(
         path: &Path,
         stored: &Stored,
-        names: &[(&Repository, &Tag)],
+        name: Option<(&Repository, &Tag)>,
     ) -> Result<Self> {
         let Document::Image(manifest) = &stored.document else {
             return Err(Error::local("an index cannot be saved as `image.tar`"));
         };
         let mut plan = Plan::default();
         plan.file("oci-layout", LAYOUT_VERSION.as_bytes().to_vec())?;
-        plan.file("index.json", index_json(stored, names)?)?;
-        plan.file("manifest.json", manifest_json(manifest, names)?)?;
+        plan.file("index.json", index_json(stored, name)?)?;
+        plan.file("manifest.json", manifest_json(manifest, name)?)?;
         plan.directory("blobs/")?;
         let blobs = blobs(stored, manifest)?;
         let mut algorithms = Vec::new();
@@ -196,7 +196,7 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// What Docker before 25 reads, and containerd where there is no `index.json`.
-fn manifest_json(manifest: &Manifest, names: &[(&Repository, &Tag)]) -> Result<Vec<u8>> {
+fn manifest_json(manifest: &Manifest, name: Option<(&Repository, &Tag)>) -> Result<Vec<u8>> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Saved {
@@ -204,31 +204,23 @@ fn manifest_json(manifest: &Manifest, names: &[(&Repository, &Tag)]) -> Result<V
         repo_tags: Vec<String>,
         layers: Vec<String>,
     }
-    let names = names.iter();
-    let names = names.map(|(repository, tag)| format!("{}:{tag}", repository.familiar_name()));
+    let name = name.map(|(repository, tag)| format!("{}:{tag}", repository.familiar_name()));
     let layers = manifest.layers.iter();
     to_json(&[Saved {
         config: blob_path(&manifest.config.digest),
-        repo_tags: names.collect(),
+        repo_tags: name.into_iter().collect(),
         layers: layers.map(|layer| blob_path(&layer.digest)).collect(),
     }])
 }
 
-/// One entry a name, as Docker writes it.
-fn index_json(stored: &Stored, names: &[(&Repository, &Tag)]) -> Result<Vec<u8>> {
-    let mut entries = Vec::new();
-    for (repository, tag) in names {
-        let mut entry = listed(&stored.descriptor);
-        entry.annotations = Some(Annotations {
-            name: format!("{repository}:{tag}"),
-            tag: tag.to_string(),
-        });
-        entries.push(entry);
-    }
-    if entries.is_empty() {
-        entries.push(listed(&stored.descriptor));
-    }
-    index_of(entries)
+/// One entry, named as Docker names it.
+fn index_json(stored: &Stored, name: Option<(&Repository, &Tag)>) -> Result<Vec<u8>> {
+    let mut entry = listed(&stored.descriptor);
+    entry.annotations = name.map(|(repository, tag)| Annotations {
+        name: format!("{repository}:{tag}"),
+        tag: tag.to_string(),
+    });
+    index_of(vec![entry])
 }
 
 /// The file before its blobs are there.

@@ -11,13 +11,7 @@ use super::{Blob, Stored, Tree};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, Document, Index, Manifest, OCI_INDEX, OCI_MANIFEST};
-
-/// Indexes inside indexes: one level is what builders make.
-const NESTING_LIMIT: usize = 8;
-
-/// All documents of one image in memory, in bytes: an index of a hundred platforms has 200 KiB.
-const DOCUMENTS_LIMIT: usize = 64 << 20;
+use crate::oci::manifest::{DOCUMENTS_LIMIT, Descriptor, Document, Index, Manifest, NESTING_LIMIT};
 
 /// Written by `in` beside an image that belongs to no index.
 pub(super) const SINGLE: &str = "single-image-digest";
@@ -86,7 +80,7 @@ fn root(files: &Files, bytes: &[u8], index: &Index) -> Result<Stored> {
     let entries = distinct(index);
     let mut root = match entries.as_slice() {
         [] => return Err(Error::local("it lists no image").doing(shown(files, "index.json"))),
-        [only] if is_document(only) => pointed_to(files, only)?,
+        [only] if only.is_document() => pointed_to(files, only)?,
         [only] => {
             return Err(Error::local(format!(
                 "it lists nothing but a `{}`, which is no image",
@@ -106,11 +100,6 @@ fn root(files: &Files, bytes: &[u8], index: &Index) -> Result<Stored> {
         };
     }
     Ok(root)
-}
-
-/// Whether an entry of an index may be a manifest or an index; early builders left the type out.
-fn is_document(entry: &Descriptor) -> bool {
-    entry.is_document() || entry.media_type.is_empty()
 }
 
 fn pointed_to(files: &Files, entry: &Descriptor) -> Result<Stored> {
@@ -144,7 +133,7 @@ pub(super) fn tree(files: &Files, root: Stored) -> Result<Tree> {
 struct Found<'a> {
     files: &'a Files,
     seen: BTreeSet<Digest>,
-    bytes: usize,
+    bytes: u64,
     tree: Tree,
 }
 
@@ -152,7 +141,7 @@ impl Found<'_> {
     /// Adds what `stored` refers to, then `stored`: a registry refuses a manifest whose parts it
     /// does not have.
     fn document(&mut self, stored: Stored, depth: usize) -> Result<()> {
-        self.bytes += stored.bytes.len();
+        self.bytes += stored.descriptor.size;
         if self.bytes > DOCUMENTS_LIMIT {
             return Err(Error::local(format!(
                 "its manifests have more than {DOCUMENTS_LIMIT} bytes together"
@@ -178,7 +167,7 @@ impl Found<'_> {
     }
 
     fn entry(&mut self, entry: &Descriptor, depth: usize) -> Result<()> {
-        if !is_document(entry) {
+        if !entry.is_document() {
             // An index may list anything, as BuildKit's caches do.
             return self.blob(entry);
         }
@@ -286,40 +275,19 @@ pub(super) fn required(files: &Files, name: &Name) -> Result<Vec<u8>> {
 }
 
 impl Stored {
-    /// The document `bytes`, with the media type to push it under: its own, or what pointed to it
-    /// (or the Content-Type it came with) said, or the OCI type of its shape.
+    /// The document `bytes`, which what pointed to it or the Content-Type it came with calls a
+    /// `media_type` ([`Document::media_type`]).
     ///
     /// # Errors
     /// Bytes with another digest; what [`Document::parse`] refuses.
     pub(crate) fn new(bytes: Vec<u8>, digest: &Digest, media_type: &str) -> Result<Stored> {
-        #[derive(Deserialize)]
-        struct Typed {
-            #[serde(rename = "mediaType", default)]
-            media_type: Option<String>,
-        }
         digest.check(&bytes)?;
         let document = Document::parse(&bytes, media_type)?;
-        let own: Typed = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::local(format!("the manifest cannot be read: {error}")))?;
-        let own = own.media_type.filter(|text| !text.is_empty());
-        let media_type = match (own, media_type) {
-            (Some(own), _) => own,
-            (None, "") => match document {
-                Document::Image(_) => OCI_MANIFEST.to_owned(),
-                Document::Index(_) => OCI_INDEX.to_owned(),
-            },
-            (None, said) => said.to_owned(),
-        };
+        let mut descriptor = Descriptor::of(digest.clone(), bytes.len() as u64);
+        descriptor.media_type = document.media_type(media_type);
         Ok(Stored {
-            descriptor: Descriptor {
-                media_type,
-                digest: digest.clone(),
-                size: bytes.len() as u64,
-                urls: Vec::new(),
-                annotations: Default::default(),
-                platform: None,
-            },
             bytes,
+            descriptor,
             document,
         })
     }

@@ -1,8 +1,8 @@
 //! What registries answer in odd forms, without end, or not at all.
 
-use crate::common::{Fault, Registry, Tokens, answer, noise};
+use crate::common::{Fault, Program, Registry, Tokens, answer, image, index, layer, noise};
 use crate::help::{app, assert_arrived, check, count, get, layer_path, put, serving, small, told};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn bodies_are_bounded() {
@@ -121,8 +121,78 @@ fn a_login_that_fails_is_no_blob_that_is_missing() {
 }
 
 #[test]
+fn the_manifests_below_an_index_are_bounded_together() {
+    // Nine children of 8 MiB each, of which none is asked for.
+    let large = index((0..9).map(|n| ("linux/amd64", image([layer().file("n", [n])]).oci())))
+        .oci()
+        .lie(|index| {
+            for entry in index["manifests"].as_array_mut().unwrap() {
+                entry["size"] = json!(8 << 20);
+            }
+        });
+    let registry = serving(&large);
+    get(&registry, &large, json!({})).run().fails_with(
+        "get: REGISTRY/t/a: the manifests below the index have more than 67108864 bytes together",
+    );
+    assert_eq!(registry.requests().len(), 1);
+}
+
+#[test]
+fn indexes_are_nested_eight_levels_deep_at_most() {
+    let other = || image([layer().file("b", "b")]).oci();
+    let nested = |levels: usize| {
+        (0..levels).fold(small(), |image, _| {
+            index([("linux/amd64", image), ("linux/arm64", other())]).oci()
+        })
+    };
+    let deep = nested(8);
+    let registry = serving(&deep);
+    assert_arrived(&get(&registry, &deep, json!({})).run(), &deep);
+    put(&registry, &deep, json!({})).run().succeeds();
+    let deeper = nested(9);
+    let registry = serving(&deeper);
+    let why = "its indexes are nested deeper than 8 levels";
+    let fetched = get(&registry, &deeper, json!({})).run();
+    fetched.fails_with(&format!("get: REGISTRY/t/a: {why}"));
+    let unpacked = Program::get(json!({
+        "source": {"repository": registry.repository("t/a")},
+        "version": {"tag": "1", "digest": deeper.digest},
+    }));
+    let unpacked = unpacked.against(&registry).run();
+    unpacked.fails_with(&format!("get: REGISTRY/t/a: {why}"));
+    let pushed = put(&registry, &deeper, json!({})).run();
+    pushed.fails();
+    assert!(pushed.messages().contains(why), "{}", pushed.messages());
+}
+
+#[test]
+fn the_names_of_tags_are_bounded_together() {
+    // Pages of one long name each.
+    let registry = Registry::start();
+    let name = "a".repeat(15 << 20);
+    for page in 1..=6 {
+        let path = match page {
+            1 => "/v2/t/a/tags/list".to_owned(),
+            _ => format!("/page/{page}"),
+        };
+        let link = format!("</page/{}>; rel=\"next\"", page + 1);
+        let answer = answer(200)
+            .set("Link", &link)
+            .json(&json!({"name": "t/a", "tags": [name]}));
+        let rule = registry.on("GET", &path).optional();
+        rule.then(Fault::Answer(answer));
+    }
+    check(&registry, json!({"tag_regex": "."})).run().fails_with(
+        "check: REGISTRY/t/a: list tags: GET http://REGISTRY/page/5: the list of tags does not end",
+    );
+}
+
+#[test]
 fn answers_in_odd_forms_are_answers() {
-    let image = app();
+    // Its type can only be told by its shape.
+    let image = app().lie(|manifest| {
+        manifest.as_object_mut().unwrap().remove("mediaType");
+    });
     type Case = (&'static str, fn() -> Vec<Fault>);
     let forms: [Case; 6] = [
         ("chunks", || vec![Fault::Chunked]),
@@ -147,6 +217,9 @@ fn answers_in_odd_forms_are_answers() {
         }
         let output = get(&registry, &image, json!({})).run();
         assert_arrived(&output, &image);
+        let listed: Value = serde_json::from_str(&output.file("oci/index.json")).unwrap();
+        let listed = &listed["manifests"][0]["mediaType"];
+        assert_eq!(listed, image.media_type.as_str(), "{name}");
         let output = check(&registry, json!({"tag_regex": "."})).run();
         assert_eq!(
             output.succeeds(),

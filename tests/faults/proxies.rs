@@ -307,8 +307,9 @@ fn a_redirect_of_a_far_server_does_not_lead_to_this_machine() {
         output.fails();
         let last = told(&output).pop().unwrap();
         let expected = format!(
-            "get: registry.test/t/a: fetch {digest}: https://registry.test leads to \
-             https://{host}/internal, and "
+            "get: registry.test/t/a@{}: fetch {digest}: https://registry.test leads to \
+             https://{host}/internal, and ",
+            image.digest
         );
         assert!(last.starts_with(&expected), "{last}");
         assert!(

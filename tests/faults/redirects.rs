@@ -29,8 +29,9 @@ fn ten_redirects_are_followed_and_no_more() {
             assert_arrived(&output, &image);
         } else {
             output.fails_ending_with(&format!(
-                "get: REGISTRY/t/a: fetch {digest}: http://REGISTRY/v2/t/a/blobs/{digest}: \
-                 more than 10 redirects, the last to http://REGISTRY{target}"
+                "get: REGISTRY/t/a@{}: fetch {digest}: http://REGISTRY/v2/t/a/blobs/{digest}: \
+                 more than 10 redirects, the last to http://REGISTRY{target}",
+                image.digest
             ));
         }
     }
@@ -72,8 +73,9 @@ fn a_redirect_from_https_to_plain_http_is_not_followed() {
     let output = get(&registry, &image, fields).against(&plain).run();
     let digest = &image.layers[0].digest;
     output.fails_ending_with(&format!(
-        "get: REGISTRY/t/a: fetch {digest}: https://REGISTRY/v2/t/a/blobs/{digest} redirects to \
-         http://REGISTRY2/storage/{digest}, from HTTPS to plain HTTP: not followed"
+        "get: REGISTRY/t/a@{}: fetch {digest}: https://REGISTRY/v2/t/a/blobs/{digest} redirects to \
+         http://REGISTRY2/storage/{digest}, from HTTPS to plain HTTP: not followed",
+        image.digest
     ));
     assert!(plain.requests().is_empty());
 }

@@ -192,8 +192,9 @@ fn a_size_that_is_not_the_descriptors_is_an_error_at_once() {
         assert_eq!(
             last,
             format!(
-                "get: REGISTRY/t/a: fetch {digest}: {place}GET http://REGISTRY/v2/t/a/blobs/{digest}: \
-                 the server has {says} bytes for it, its descriptor says {size}"
+                "get: REGISTRY/t/a@{}: fetch {digest}: {place}GET http://REGISTRY/v2/t/a/blobs/{digest}: \
+                 the server has {says} bytes for it, its descriptor says {size}",
+                image.digest
             )
         );
         assert_eq!(count(&registry, "GET", &layer_path(&image)), requests);
@@ -221,7 +222,7 @@ fn wrong_bytes_are_fetched_once_more_from_the_first_and_then_the_step_fails() {
         let lines = told(&output);
         assert!(lines[0].ends_with("fetching it once more"), "{lines:?}");
         let last = lines.last().unwrap();
-        let start = format!("get: REGISTRY/t/a: fetch {digest}: ");
+        let start = format!("get: REGISTRY/t/a@{}: fetch {digest}: ", image.digest);
         assert!(
             last.starts_with(&start) && last.contains("digest"),
             "{last}"
@@ -342,8 +343,9 @@ fn a_blob_that_never_comes_farther_ends_the_step_after_ten_minutes() {
     let size = image.layers[0].bytes.len();
     let last = lines.last().unwrap();
     let start = format!(
-        "get: REGISTRY/t/a: fetch {digest}: read {} at byte 1000 of {size}: \
+        "get: REGISTRY/t/a@{}: fetch {digest}: read {} at byte 1000 of {size}: \
          GET http://REGISTRY{path}: connection reset by peer (",
+        image.digest,
         short(digest)
     );
     assert!(last.starts_with(&start), "{last}");

@@ -7,7 +7,7 @@ use crate::store::samples::{Parts, Scratch, tree};
 use crate::store::{Source, open};
 use crate::workers::Workers;
 
-fn names() -> (Repository, Tag) {
+fn name() -> (Repository, Tag) {
     (
         Repository::parse("busybox").unwrap(),
         Tag::parse("1.36").unwrap(),
@@ -16,8 +16,8 @@ fn names() -> (Repository, Tag) {
 
 fn copy(source: &Source, to: &Path, workers: usize) -> Result<()> {
     let tree = tree(source);
-    let (repository, tag) = names();
-    let tar = ImageTar::create(to, tree.root()?, &[(&repository, &tag)])?;
+    let (repository, tag) = name();
+    let tar = ImageTar::create(to, tree.root()?, Some((&repository, &tag)))?;
     let blobs: Vec<&Descriptor> = tree.blobs().collect();
     Workers::new(workers).map(&blobs, |blob, _| {
         let mut body = source.open(&blob.digest)?;
@@ -112,7 +112,7 @@ fn a_tarball_gets_its_name_when_every_blob_is_proven() {
     fs::write(&path, "of an earlier run").unwrap();
     let root = tree(&source).root().unwrap();
     ImageTar::remove_old(&path).unwrap();
-    let tar = ImageTar::create(&path, root, &[]).unwrap();
+    let tar = ImageTar::create(&path, root, None).unwrap();
     let blob = tree(&source).blobs().next().unwrap().clone();
     let mut writer = tar.blob(&blob.digest).unwrap();
     let too_much = vec![0; usize::try_from(blob.size).unwrap() + 1];
@@ -144,7 +144,7 @@ fn members_beyond_eight_gigabytes_and_of_sha512_are_found_again() {
     let stored = Stored::new(bytes, &digest, "").unwrap();
     let scratch = Scratch::new();
     let path = scratch.path().join("image.tar");
-    let tar = ImageTar::create(&path, &stored, &[]).unwrap();
+    let tar = ImageTar::create(&path, &stored, None).unwrap();
     let file = File::open(&tar.unproven).unwrap();
     // Holes: nothing of this is on the disk.
     let mut archive = tar::Archive::new(file);
@@ -176,7 +176,7 @@ fn sizes_that_make_no_sense_are_refused() {
         let digest = Digest::of(&bytes);
         let stored = Stored::new(bytes, &digest, "").unwrap();
         let scratch = Scratch::new();
-        let made = ImageTar::create(&scratch.path().join("image.tar"), &stored, &[]);
+        let made = ImageTar::create(&scratch.path().join("image.tar"), &stored, None);
         assert!(made.is_err());
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
