@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::canonical::canonical_object;
 use super::keys::PrivateKey;
-use super::public::{Core, PublicKey};
+use super::listed::PublicKey;
+use super::public::Core;
 use crate::error::{Error, Result};
 use crate::oci::json;
 use crate::semver::Created;
@@ -328,7 +329,7 @@ pub(super) fn target_entry(manifest: &[u8]) -> Value {
     })
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.

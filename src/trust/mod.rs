@@ -10,6 +10,7 @@ mod decrypt;
 mod der;
 mod document;
 mod keys;
+mod listed;
 mod metadata;
 mod pem;
 mod plan;

@@ -1,15 +1,13 @@
-//! Public keys: as TUF documents list them, the ids that name them, and the signatures they verify.
+//! Public keys: the ids that name them, and the signatures they verify.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::signature;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::canonical::canonical_object;
-use super::certificate::Certificate;
 use super::der::{self, Der};
-use super::document::hex;
+use crate::oci::digest::Digest;
 
 /// Object identifiers, as DER has them.
 pub(super) const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
@@ -114,50 +112,8 @@ fn asn1_signature(fixed: &[u8], size: usize) -> Option<Vec<u8>> {
     (s.len() == size).then(|| der::sequence(&[&integer(r), &integer(s)]))
 }
 
-/// A key as a TUF document lists it.
-#[derive(Clone, Debug)]
-pub(super) struct PublicKey {
-    /// What signatures name it by. For a key in a certificate this is another id than that of the
-    /// key alone.
-    pub(super) id: String,
-    /// `None` for kinds of keys that are not known here: nothing verifies with them.
-    pub(super) core: Option<Core>,
-    /// What wraps the key, where something does.
-    pub(super) certificate: Option<Certificate>,
-}
-
-impl PublicKey {
-    /// Reads an entry of `keys`, or the answer to a request for a server's key.
-    pub(super) fn from_json(value: &Value) -> Option<Self> {
-        let key_type = value.get("keytype")?.as_str()?;
-        let public = value.get("keyval")?.get("public")?.as_str()?;
-        let bytes = STANDARD.decode(public).ok()?;
-        let certificate = match key_type {
-            "ecdsa-x509" | "rsa-x509" => Certificate::from_pem(&bytes),
-            _ => None,
-        };
-        let core = match key_type {
-            "ecdsa" | "rsa" => Core::from_spki(&bytes),
-            "ecdsa-x509" | "rsa-x509" => certificate.as_ref().and_then(|c| c.key.clone()),
-            "ed25519" => Some(Core::Ed25519(bytes)),
-            _ => None,
-        };
-        // A key is used as what it says it is.
-        let core = core.filter(|core| match core {
-            Core::P256(_) | Core::P384(_) => key_type.starts_with("ecdsa"),
-            Core::Rsa(_) => key_type.starts_with("rsa"),
-            Core::Ed25519(_) => key_type == "ed25519",
-        });
-        Some(PublicKey {
-            id: id_of(key_type, public),
-            core,
-            certificate,
-        })
-    }
-}
-
 /// A key's id: the SHA-256 of its canonical description.
-fn id_of(key_type: &str, public: &str) -> String {
+pub(super) fn id_of(key_type: &str, public: &str) -> String {
     let mut key = Map::new();
     key.insert("private".to_owned(), Value::Null);
     key.insert("public".to_owned(), public.into());
@@ -166,13 +122,12 @@ fn id_of(key_type: &str, public: &str) -> String {
     description.insert("keyval".to_owned(), Value::Object(key));
     // There are no numbers in it.
     let canonical = canonical_object(&description).unwrap_or_default();
-    hex(&Sha256::digest(canonical))
+    Digest::of(&canonical).hex().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     /// Made by OpenSSL, over `message`.
     const P384_KEY: &str = "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAE6u5QlZ3qYKDu8qMQjIKt+LCaRnO7CvVPysY9rsMLUSQ37hq3Yn8vaOZU+hAPz3YwVAP8Xn1Sy7FBQm86H0rDHf1Q4/kYYRqeYQwVrJU2SKK86polsfo6yM3ULTRfGp5z";
@@ -182,20 +137,15 @@ mod tests {
     const RSA_PKCS1: &str = "WsIK+790EhG6w9qbfRHAYSHTcchVQ++KPfdWt+UKU8TQ0vxGAcKlmMqs8WQjwugW+F58+lEMzoW6Mrw/jQ0I6Llx2YBrC2Nar7J4iK73Nzhh6wVybHvbLNf/ITuyFD75DTAuagL/D205/Poz477vbc5WZYManm2MASueFJj4IqlEIcC11lATVAJKQfSOGYJcJgoLghPELDJGq5sLsl3sVmBmSMpV7Ya0iQ9Cr5xe5sk8jrUqL/SNa056I6OZ8N5cTvSJ4rfVw9GdmdSiI4To4AUftFl6HbgRSJdN9x3lqvEDoMCqRv9X9Z9WJzrzL7DydMcTks6Jr8b9UvadNmZtRQ==";
     const RSA_PSS: &str = "Nw4qukJPpAaRlyxgmSJiCHlGCEWaFgWic1of0xYIXv6VGCthKFw+TtHpXsoSpsaKoMPJRIf0cJ7xAXM0FKTqNAl/O0pOkzfNYjtlUJQ9E2mqOXXbYiUL6Slbbee3CQe50L9a/Wwd8lIP7H6UpGa0Y1L0tV6USmYGGMAjkcaly5naQtFtP5a0WadbDsnBOE+BYesk5hs29AzM6+f8Jo/gtTGC0aucWZ8dOjioRiDHoo744zHnWIOB+Yv4jbTwkc9MjrKXlj5NhbYh6/C57RiRCi6zhuSuwBrH+ZFeq0+7ETkTvmn2rznTH0T2h/wYIIy717NcGPRWY6IzZgwrk7OmaQ==";
 
-    fn listed(key_type: &str, public: &str) -> PublicKey {
-        let key = json!({"keytype": key_type, "keyval": {"private": null, "public": public}});
-        PublicKey::from_json(&key).unwrap()
-    }
-
     #[test]
     fn signatures_of_others_verify() {
-        for (key_type, key, method, signature) in [
-            ("ecdsa", P384_KEY, "ecdsa", P384_HIGH),
-            ("ecdsa", P384_KEY, "ecdsa", P384_SHORT),
-            ("rsa", RSA_KEY, "rsapkcs1v15", RSA_PKCS1),
-            ("rsa", RSA_KEY, "rsapss", RSA_PSS),
+        for (key, method, signature) in [
+            (P384_KEY, "ecdsa", P384_HIGH),
+            (P384_KEY, "ecdsa", P384_SHORT),
+            (RSA_KEY, "rsapkcs1v15", RSA_PKCS1),
+            (RSA_KEY, "rsapss", RSA_PSS),
         ] {
-            let core = listed(key_type, key).core.unwrap();
+            let core = Core::from_spki(&STANDARD.decode(key).unwrap()).unwrap();
             let signature = STANDARD.decode(signature).unwrap();
             assert!(core.verifies(method, b"message", &signature), "{method}");
             assert!(!core.verifies(method, b"massage", &signature), "{method}");
@@ -206,26 +156,6 @@ mod tests {
             for length in [0, 1, signature.len() - 1] {
                 assert!(!core.verifies(method, b"message", &signature[..length]));
             }
-        }
-    }
-
-    #[test]
-    fn a_key_is_what_it_says_it_is_or_nothing_verifies() {
-        let id = "8f7bacfb67f8239850882be6167003b15a053aa3e32d15d8761fb2bb1d004994";
-        let root: Value =
-            serde_json::from_str(include_str!("../../tests/cases/trust/tuf/root.json")).unwrap();
-        let root = PublicKey::from_json(&root["signed"]["keys"][id]).unwrap();
-        assert_eq!(root.id, id);
-        assert!(root.core.is_some());
-        for (key_type, public) in [
-            ("rsa", P384_KEY),
-            ("ecdsa", RSA_KEY),
-            ("ecdsa-x509", P384_KEY),
-            ("rsa-x509", RSA_KEY),
-            ("dsa", RSA_KEY),
-            ("ecdsa", ""),
-        ] {
-            assert!(listed(key_type, public).core.is_none(), "{key_type}");
         }
     }
 }

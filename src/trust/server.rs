@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::public::PublicKey;
+use super::listed::PublicKey;
 use crate::auth::{Authenticator, Credentials, Scope};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Client, Payload, Request, Response, Url, encode, problem, problem_saying};
