@@ -4,6 +4,10 @@ use std::fs::File;
 use std::io::Read as _;
 
 use crate::error::{Doing, Error, Result};
+use crate::secret::Secret;
+
+/// Bytes of a token file; STS takes 20,000 characters.
+const TOKEN_LIMIT: u64 = 64 << 10;
 
 /// The text of a file that is not longer than `limit` bytes.
 ///
@@ -25,6 +29,16 @@ pub(super) fn read_if_there(path: &str, limit: u64) -> Result<Option<String>> {
     match missing {
         true => Ok(None),
         false => read(path, limit).map(Some),
+    }
+}
+
+/// The token in a file, without the white space around it.
+pub(super) fn token(path: &str) -> Result<Secret> {
+    let text = read(path, TOKEN_LIMIT)?;
+    let token = text.trim();
+    match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(Secret::new(token)),
+        false => Err(Error::local(format!("`{path}` does not hold a token"))),
     }
 }
 

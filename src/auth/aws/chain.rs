@@ -6,13 +6,8 @@ use super::metadata;
 use super::profile::{self, Profiles};
 use super::sts::{self, Role};
 use crate::auth::file;
-use crate::context::Env;
 use crate::error::{Doing, Error, Result};
 use crate::request::EcrLogin;
-use crate::secret::Secret;
-
-/// Bytes of a token file; STS takes 20,000 characters.
-const TOKEN_LIMIT: u64 = 64 << 10;
 
 /// The keys of the first place that has any. A place that is there and broken is an error: going
 /// on would quietly use another identity.
@@ -27,7 +22,7 @@ pub(super) fn find(aws: &Aws<'_>, login: &EcrLogin) -> Result<Keys> {
         );
     }
     // 2. The environment.
-    if let Some(keys) = environment(aws.env())? {
+    if let Some(keys) = Keys::from_environment(aws.env())? {
         return Ok(keys);
     }
     aws.debug(|| "no keys in the environment");
@@ -73,32 +68,6 @@ pub(super) fn find(aws: &Aws<'_>, login: &EcrLogin) -> Result<Keys> {
         })
 }
 
-/// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
-///
-/// # Errors
-/// Half a pair.
-pub(super) fn environment(env: &Env) -> Result<Option<Keys>> {
-    let lonely = |set: &str, missing: &str| {
-        Err(Error::config(format!(
-            "the environment's `{set}` is set, but `{missing}` is missing"
-        )))
-    };
-    let [id, secret] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-    match (env.get(id), env.get(secret)) {
-        (None, None) => Ok(None),
-        (Some(_), None) => lonely(id, secret),
-        (None, Some(_)) => lonely(secret, id),
-        (Some(id), Some(secret)) => Keys::written(
-            id.trim(),
-            Secret::new(secret.trim()),
-            env.get("AWS_SESSION_TOKEN")
-                .map(|token| Secret::new(token.trim())),
-            "the environment's `AWS_ACCESS_KEY_ID`",
-        )
-        .map(Some),
-    }
-}
-
 fn web_identity(aws: &Aws<'_>) -> Result<Option<Keys>> {
     let Some(path) = aws.env().get("AWS_WEB_IDENTITY_TOKEN_FILE") else {
         return Ok(None);
@@ -110,16 +79,6 @@ fn web_identity(aws: &Aws<'_>) -> Result<Option<Keys>> {
     };
     let mut role = Role::parse(arn, "the environment's `AWS_ROLE_ARN`")?;
     role.session = aws.env().get("AWS_ROLE_SESSION_NAME").map(str::to_owned);
-    let token = token_file(path).doing(|| "the environment's `AWS_WEB_IDENTITY_TOKEN_FILE`")?;
+    let token = file::token(path).doing(|| "the environment's `AWS_WEB_IDENTITY_TOKEN_FILE`")?;
     sts::assume_with_token(aws, &token, path, &role).map(Some)
-}
-
-/// The token in a file, without the white space around it.
-pub(super) fn token_file(path: &str) -> Result<Secret> {
-    let text = file::read(path, TOKEN_LIMIT)?;
-    let token = text.trim();
-    match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
-        true => Ok(Secret::new(token)),
-        false => Err(Error::local(format!("`{path}` does not hold a token"))),
-    }
 }

@@ -6,6 +6,7 @@ use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 
+use crate::context::Env;
 use crate::error::{Error, Result};
 use crate::http::Url;
 use crate::secret::Secret;
@@ -52,6 +53,32 @@ impl Keys {
             token,
             whose: format!("the access key of {place}{shown}"),
         })
+    }
+
+    /// Those of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
+    ///
+    /// # Errors
+    /// Half a pair.
+    pub(super) fn from_environment(env: &Env) -> Result<Option<Self>> {
+        let lonely = |set: &str, missing: &str| {
+            Err(Error::config(format!(
+                "the environment's `{set}` is set, but `{missing}` is missing"
+            )))
+        };
+        let [id, secret] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+        match (env.get(id), env.get(secret)) {
+            (None, None) => Ok(None),
+            (Some(_), None) => lonely(id, secret),
+            (None, Some(_)) => lonely(secret, id),
+            (Some(id), Some(secret)) => Keys::written(
+                id.trim(),
+                Secret::new(secret.trim()),
+                env.get("AWS_SESSION_TOKEN")
+                    .map(|token| Secret::new(token.trim())),
+                "the environment's `AWS_ACCESS_KEY_ID`",
+            )
+            .map(Some),
+        }
     }
 
     /// What must not be shown of them.

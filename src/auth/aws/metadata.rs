@@ -5,9 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Aws;
-use super::chain;
 use super::keys::Keys;
-use crate::auth::patiently;
+use crate::auth::{file, patiently};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Request, Url, Waits, encode, ip_literal, problem};
 use crate::oci::json;
@@ -101,7 +100,7 @@ fn container_token(aws: &Aws<'_>) -> Result<Option<Secret>> {
     const FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
     const TEXT: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN";
     if let Some(path) = aws.env().get(FILE) {
-        let token = chain::token_file(path).doing(|| format!("the environment's `{FILE}`"))?;
+        let token = file::token(path).doing(|| format!("the environment's `{FILE}`"))?;
         return Ok(Some(token));
     }
     let Some(token) = aws.env().get(TEXT).map(str::trim) else {

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use super::Aws;
-use super::chain;
 use super::keys::Keys;
 use super::sts::{self, Role};
 use crate::auth::file;
@@ -126,7 +125,7 @@ impl Profiles {
             )));
         }
         if let Some(path) = get("web_identity_token_file") {
-            let token = chain::token_file(path)?;
+            let token = file::token(path)?;
             return sts::assume_with_token(aws, &token, path, &role);
         }
         let keys = match (get("source_profile"), get("credential_source")) {
@@ -152,7 +151,7 @@ impl Profiles {
                 passed.push(name.to_owned());
                 self.resolve(aws, source, passed)?
             }
-            (None, Some("Environment")) => chain::environment(aws.env())?.ok_or_else(|| {
+            (None, Some("Environment")) => Keys::from_environment(aws.env())?.ok_or_else(|| {
                 Error::config(format!(
                     "profile `{name}` has `credential_source = Environment`, but `AWS_ACCESS_KEY_ID` is not set"
                 ))
