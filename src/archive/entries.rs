@@ -8,14 +8,13 @@
 
 use std::io::{self, BufRead};
 
-use super::header::{BLOCK, Header, Mtime, until_nul};
+use super::header::{
+    BLOCK, Header, LONG_NAME_LIMIT, Mtime, goes_on, two_headers, two_names, until_nul,
+};
 use super::pax::{self, Pax};
 use super::shown;
 use super::sparse::{Extent, Form, Map, leading_map};
 use crate::error::{Error, Kind, Result};
-
-/// Data of a GNU long name; a path has at most 4,096 bytes (`PATH_MAX`).
-const LONG_NAME_LIMIT: u64 = 8 * 1024;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -283,10 +282,7 @@ impl<R: BufRead> Entries<R> {
         }
         let more = self.data.header(&mut self.header)?;
         if more && self.header.iter().any(|byte| *byte != 0) {
-            // GNU tar reads on, Go does not.
-            return Err(Error::hostile(
-                "the tar goes on after a block of zeros, which some programs take for its end",
-            ));
+            return Err(goes_on());
         }
         Ok(true)
     }
@@ -308,9 +304,7 @@ impl Seen {
 
 fn once(seen: &mut bool) -> Result<()> {
     if std::mem::replace(seen, true) {
-        return Err(Error::hostile(
-            "two headers of one kind speak for one tar entry",
-        ));
+        return Err(two_headers());
     }
     Ok(())
 }
@@ -401,11 +395,6 @@ impl Entry {
         };
         Ok(())
     }
-}
-
-fn two_names(one: &[u8], other: &[u8]) -> Error {
-    let (one, other) = (shown(one), shown(other));
-    Error::hostile(format!("a tar entry with two names: {one} and {other}"))
 }
 
 /// An id that chown(2) can set: 2³²−1 means "leave it" there.

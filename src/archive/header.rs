@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::shown;
 use crate::error::{Error, Result};
 
 pub(super) const BLOCK: usize = 512;
@@ -16,7 +17,7 @@ const UID: Range<usize> = 108..116;
 const GID: Range<usize> = 116..124;
 const SIZE: Range<usize> = 124..136;
 const MTIME: Range<usize> = 136..148;
-const CHECKSUM: Range<usize> = 148..156;
+pub(super) const CHECKSUM: Range<usize> = 148..156;
 const TYPE: usize = 156;
 const LINK: Range<usize> = 157..257;
 const MAGIC: Range<usize> = 257..265;
@@ -27,6 +28,9 @@ const GNU_TIMES: [Range<usize>; 2] = [345..357, 357..369];
 const GNU_SPARSE: Range<usize> = 386..482;
 const GNU_EXTENDED: usize = 482;
 const GNU_REAL_SIZE: Range<usize> = 483..495;
+
+/// Data of a GNU long name, in bytes; a path has at most 4,096 (`PATH_MAX`).
+pub(super) const LONG_NAME_LIMIT: u64 = 8 * 1024;
 
 /// A time as files have it; before 1970 the seconds are negative and the nanoseconds count up.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -195,6 +199,20 @@ fn trim_nuls(field: &[u8]) -> &[u8] {
     field
         .get(start.unwrap_or(field.len())..)
         .unwrap_or_default()
+}
+
+pub(super) fn two_headers() -> Error {
+    Error::hostile("two headers of one kind speak for one tar entry")
+}
+
+pub(super) fn two_names(one: &[u8], other: &[u8]) -> Error {
+    let (one, other) = (shown(one), shown(other));
+    Error::hostile(format!("a tar entry with two names: {one} and {other}"))
+}
+
+/// After one block of zeros, where GNU tar reads on and Go does not.
+pub(super) fn goes_on() -> Error {
+    Error::hostile("the tar goes on after a block of zeros, which some programs take for its end")
 }
 
 #[cfg(test)]

@@ -5,13 +5,10 @@
 
 use std::io::{self, Read};
 
-use super::header::{BLOCK, Header, until_nul};
+use super::header::{BLOCK, Header, LONG_NAME_LIMIT, goes_on, two_headers, two_names, until_nul};
 use super::pax::{self, Pax};
 use super::shown;
 use crate::error::{Error, Kind, Result};
-
-/// GNU long names, in bytes: as much as `entries` takes.
-const LONG_NAME_LIMIT: u64 = 8 * 1024;
 
 /// A stream that can pass over bytes without reading them.
 pub(crate) trait Forward: Read {
@@ -103,9 +100,7 @@ impl<R: Forward> Members<R> {
                     self.pax.parse()?;
                 }
                 b'L' | b'K' | b'x' => {
-                    return Err(Error::hostile(
-                        "two headers of one kind speak for one tar entry",
-                    ));
+                    return Err(two_headers());
                 }
                 b'g' => {
                     let mut global = Pax::default();
@@ -215,9 +210,7 @@ impl<R: Forward> Members<R> {
             return Ok(false);
         }
         if self.block(block)? && block.iter().any(|byte| *byte != 0) {
-            return Err(Error::hostile(
-                "the tar goes on after a block of zeros, which some programs take for its end",
-            ));
+            return Err(goes_on());
         }
         Ok(true)
     }
@@ -266,12 +259,7 @@ fn is_known(kind: u8) -> bool {
 /// What a GNU header and a PAX record say of one thing.
 fn one_of(gnu: Option<Vec<u8>>, pax: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
     match (gnu, pax) {
-        (Some(gnu), Some(pax)) if gnu != pax => {
-            let (one, other) = (shown(&gnu), shown(pax));
-            Err(Error::hostile(format!(
-                "a tar entry with two names: {one} and {other}"
-            )))
-        }
+        (Some(gnu), Some(pax)) if gnu != pax => Err(two_names(&gnu, pax)),
         (Some(gnu), _) => Ok(Some(gnu)),
         (None, pax) => Ok(pax.map(<[u8]>::to_vec)),
     }

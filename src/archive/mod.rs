@@ -1,4 +1,5 @@
-//! Bytes to tar entries: compression told by magic bytes, tar reading, whiteout names.
+//! Bytes to tar entries and back: compression told by magic bytes, tar reading and writing, whiteout
+//! names.
 //!
 //! Nothing here touches a disk, and nothing here believes a name: that is `rootfs`'s part.
 
@@ -10,10 +11,12 @@ mod inflate;
 mod input;
 pub(crate) mod members;
 mod pax;
+mod record;
 mod sparse;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod whiteout;
+pub(crate) mod write;
 
 pub(crate) use decode::{Compression, Decoder, decode, decode_copyable};
 pub(crate) use entries::{Data, Entries, Entry, EntryKind};

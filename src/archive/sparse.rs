@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::header;
-use super::pax;
+use super::record::{name, number};
 use crate::error::{Error, Result};
 
 /// A piece of a file that is not a hole.
@@ -150,11 +150,11 @@ impl PaxSparse {
     /// One record; those that are not about sparse files are passed over.
     pub(super) fn record(&mut self, keyword: &[u8], value: &[u8], at: Range<usize>) -> Result<()> {
         match keyword {
-            b"GNU.sparse.major" => self.major = pax::number(keyword, value)?,
-            b"GNU.sparse.minor" => self.minor = pax::number(keyword, value)?,
-            b"GNU.sparse.name" => self.name = (!pax::name(value)?.is_empty()).then_some(at),
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.size = pax::number(keyword, value)?,
-            b"GNU.sparse.numblocks" => self.blocks = pax::number(keyword, value)?,
+            b"GNU.sparse.major" => self.major = number(keyword, value)?,
+            b"GNU.sparse.minor" => self.minor = number(keyword, value)?,
+            b"GNU.sparse.name" => self.name = (!name(value)?.is_empty()).then_some(at),
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.size = number(keyword, value)?,
+            b"GNU.sparse.numblocks" => self.blocks = number(keyword, value)?,
             b"GNU.sparse.map" => self.map = (!value.is_empty()).then_some(at),
             b"GNU.sparse.offset" => {
                 if self.offset.is_some() {

@@ -16,22 +16,12 @@ use serde::Serialize;
 use super::layout_writer::{Annotations, create, index_of, listed, to_json};
 use super::writing::{BlobWriter, Done};
 use super::{LAYOUT_VERSION, Stored};
+use crate::archive::write::{self, BLOCK};
 use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, Document, Manifest};
 use crate::oci::reference::{Repository, Tag};
 use crate::workers::lock;
-
-const BLOCK: u64 = 512;
-
-/// The largest size that a header's eleven octal digits can hold (POSIX.1-2017, pax, "ustar"). Above
-/// it sizes are written in base 256, as GNU tar and Go do and read.
-const OCTAL_LIMIT: u64 = 0o777_7777_7777;
-
-/// A header has so many bytes for a name; longer ones (sha512) come in a PAX record.
-const NAME_FIELD: usize = 100;
-
-const CHECKSUM: std::ops::Range<usize> = 148..156;
 
 /// A tarball that is being written, under a name of its own until it is whole.
 pub(crate) struct ImageTar {
@@ -239,20 +229,12 @@ impl Plan {
     }
 
     fn directory(&mut self, name: &str) -> Result<()> {
-        self.part(header(name, 0o755, b'5', 0)?)
+        self.part(write::directory(name)?)
     }
 
     /// A regular file of `size` bytes; gives where they begin.
     fn member(&mut self, name: &str, size: u64) -> Result<u64> {
-        let mut short = name;
-        if name.len() > NAME_FIELD {
-            let record = pax_record("path", name);
-            let length = record.len() as u64;
-            self.part(header("pax-header", 0o644, b'x', length)?)?;
-            self.part(record.into_bytes())?;
-            short = name.get(..NAME_FIELD).unwrap_or_default();
-        }
-        self.part(header(short, 0o644, b'0', size)?)?;
+        self.part(write::file(name, size)?)?;
         let at = self.at;
         self.advance(size)?;
         Ok(at)
@@ -279,57 +261,6 @@ impl Plan {
         })?;
         Ok(())
     }
-}
-
-/// A ustar header (POSIX.1-2017, pax) of root's, at time 0; GNU's where the size needs base 256.
-fn header(name: &str, mode: u32, kind: u8, size: u64) -> Result<Vec<u8>> {
-    if name.len() > NAME_FIELD {
-        return Err(Error::local(format!(
-            "`{name}` is too long for a tar header"
-        )));
-    }
-    let mut header = Vec::with_capacity(BLOCK as usize);
-    let mut field = |bytes: &[u8], width: usize| {
-        let end = header.len() + width;
-        header.extend_from_slice(bytes);
-        header.resize(end, 0);
-    };
-    field(name.as_bytes(), NAME_FIELD);
-    field(format!("{mode:07o}").as_bytes(), 8);
-    field(b"0000000", 8);
-    field(b"0000000", 8);
-    match size > OCTAL_LIMIT {
-        true => {
-            field(&[0x80, 0, 0, 0], 4);
-            field(&size.to_be_bytes(), 8);
-        }
-        false => field(format!("{size:011o}").as_bytes(), 12),
-    }
-    field(b"00000000000", 12);
-    // The checksum is taken with spaces in its place.
-    field(&[b' '; 8], 8);
-    field(&[kind], 1);
-    field(b"", 100);
-    match size > OCTAL_LIMIT {
-        true => field(b"ustar  \0", 8),
-        false => field(b"ustar\x0000", 8),
-    }
-    header.resize(BLOCK as usize, 0);
-    let sum: u32 = header.iter().copied().map(u32::from).sum();
-    if let Some(field) = header.get_mut(CHECKSUM) {
-        field.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    }
-    Ok(header)
-}
-
-/// `LENGTH KEY=VALUE\n`, where the length counts its own digits (POSIX.1-2017, pax).
-fn pax_record(key: &str, value: &str) -> String {
-    let rest = format!(" {key}={value}\n");
-    let mut length = rest.len() + 1;
-    while length != rest.len() + length.to_string().len() {
-        length = rest.len() + length.to_string().len();
-    }
-    format!("{length}{rest}")
 }
 
 #[cfg(test)]

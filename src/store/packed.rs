@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use super::members::{Extent, Members};
 use super::span::{Span, start};
 use crate::archive::members::{Forward, is_tar};
+use crate::archive::write::BLOCK;
 use crate::archive::{Compression, Decoder, decode, decode_copyable};
 use crate::error::{Error, Kind, Result};
 use crate::workers::lock;
@@ -38,9 +39,6 @@ const HEAD: u64 = 16;
 const HEADS_MOST: usize = 1 << 20;
 const HEAD_COST: usize = 64;
 const LEFT_FOR_HEADS: usize = 256 << 10;
-
-/// Of a tar, in bytes.
-const BLOCK: u64 = 512;
 
 /// How to get to a place in the plain stream.
 pub(super) struct Packed {

@@ -3,6 +3,7 @@ use std::io::{Read, Write};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::archive::write::OCTAL_LIMIT;
 use crate::store::samples::{Parts, Scratch, tree};
 use crate::store::{Source, open};
 use crate::workers::Workers;
