@@ -254,6 +254,8 @@ fn check(files: &[(String, String)]) -> Vec<String> {
         .flat_map(|(path, _, tokens)| test_files(path, tokens))
         .collect();
     let mut complaints = Vec::new();
+    let modules: BTreeSet<Vec<&str>> = files.iter().map(|(path, _)| place(path)).collect();
+    let mut imports = BTreeSet::new();
     for (path, text, tokens) in parsed {
         let is_test =
             |test: &String| path == format!("{test}.rs") || path.starts_with(&format!("{test}/"));
@@ -268,6 +270,11 @@ fn check(files: &[(String, String)]) -> Vec<String> {
         let tokens = without_tests(tokens);
         let paths = paths(&tokens);
         check_imports(path, &tokens, &paths, &mut complaints);
+        imports.extend(
+            paths
+                .iter()
+                .filter_map(|found| import(path, found, &modules)),
+        );
         let everywhere = RULES.iter();
         let here = FOLDER_RULES
             .iter()
@@ -282,7 +289,54 @@ fn check(files: &[(String, String)]) -> Vec<String> {
             }
         }
     }
+    check_circles(imports, &mut complaints);
     complaints
+}
+
+/// `src/http/url.rs` is `http`, `url`; `src/http/mod.rs` and `src/http.rs` are `http`.
+fn place(path: &str) -> Vec<&str> {
+    let inner = path.trim_start_matches("src/").trim_end_matches(".rs");
+    let parts = inner.split('/');
+    parts
+        .filter(|part| !matches!(*part, "mod" | "main"))
+        .collect()
+}
+
+/// Which two modules of one folder a path ties together: the one that it is written in (or below),
+/// and the one that it names (or something below it).
+fn import(path: &str, found: &Found, modules: &BTreeSet<Vec<&str>>) -> Option<(String, String)> {
+    let own = place(path);
+    let parts: Vec<&str> = found.parts.iter().map(String::as_str).collect();
+    let supers = parts.iter().take_while(|part| **part == "super").count();
+    let named = match parts.split_first()? {
+        (&"crate", rest) => rest.to_vec(),
+        _ if supers > 0 => [own.get(..own.len().checked_sub(supers)?)?, &parts[supers..]].concat(),
+        _ => return None,
+    };
+    // What follows the module is an item of it.
+    let module = (0..=named.len()).rev().map(|end| &named[..end]);
+    let module = module.into_iter().find(|part| modules.contains(*part))?;
+    let common = own.iter().zip(module).take_while(|(a, b)| a == b).count();
+    // A module and what lies in it are one.
+    let (from, to) = (own.get(..=common)?, module.get(..=common)?);
+    Some((from.join("/"), to.join("/")))
+}
+
+/// Modules of one folder that import each other in a circle cannot be read one after another.
+fn check_circles(mut imports: BTreeSet<(String, String)>, complaints: &mut Vec<String>) {
+    loop {
+        let importers: BTreeSet<String> = imports.iter().map(|(from, _)| from.clone()).collect();
+        let imported: BTreeSet<String> = imports.iter().map(|(_, to)| to.clone()).collect();
+        let before = imports.len();
+        // What imports nothing, or is imported by nothing, is in no circle.
+        imports.retain(|(from, to)| importers.contains(to) && imported.contains(from));
+        if imports.len() == before {
+            break;
+        }
+    }
+    let tied = imports.iter();
+    complaints
+        .extend(tied.map(|(from, to)| format!("src/{from}: in a circle of imports with `{to}`")));
 }
 
 fn in_folder(path: &str, owner: &str) -> bool {
@@ -871,6 +925,33 @@ fn imports_of_the_same_or_a_higher_rank_are_found_however_they_are_written() {
     assert_eq!(
         complaints([("src/glob.rs", "use crate::no_module;")]),
         ["src/glob.rs:2: `crate::no_module` is no module with a rank"]
+    );
+}
+
+#[test]
+fn circles_of_imports_are_found_within_a_module_too() {
+    assert_eq!(
+        complaints([
+            ("src/auth/mod.rs", "use token::A;"),
+            (
+                "src/auth/token.rs",
+                "use super::aws::{keys, x};\nuse super::Own;"
+            ),
+            ("src/auth/aws/mod.rs", "use super::Own;\nuse keys::B;"),
+            (
+                "src/auth/aws/keys.rs",
+                "use super::{chain::A, C};\nfn f() { super::super::token::f() }"
+            ),
+            ("src/auth/aws/chain.rs", "use crate::auth::file::read;"),
+            (
+                "src/auth/file.rs",
+                "#[cfg(test)]\nmod tests {\n    use super::super::token;\n}"
+            ),
+        ]),
+        [
+            "src/auth/aws: in a circle of imports with `auth/token`",
+            "src/auth/token: in a circle of imports with `auth/aws`",
+        ]
     );
 }
 
