@@ -18,7 +18,7 @@ use base64::Engine as _;
 
 use crate::context::Env;
 use crate::error::{Again, Error, Kind, Result};
-use crate::http::{Client, Response, Scheme, Url};
+use crate::http::{Client, Response, Url};
 use crate::oci::reference::Repository;
 use crate::request::Login;
 use crate::retry::{Attempts, Gate, Patience};
@@ -365,9 +365,7 @@ impl<'a> Authenticator<'a> {
     }
 
     fn is_registry(&self, url: &Url) -> bool {
-        url.same_origin(&self.registry)
-            || (self.client.is_plain(&self.registry)
-                && url.same_origin(&self.registry.with_scheme(Scheme::Http)))
+        self.client.is_at(&self.registry, url)
     }
 
     /// A token for `scope` from the cache or the token server, and another one than `refused`.

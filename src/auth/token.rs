@@ -8,7 +8,9 @@ use super::azure::{self, Acr};
 use super::challenge::Challenge;
 use super::{Credentials, Secret, patiently};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::http::{Client, Payload, Request, Response, Url, encode, is_private_literal, problem};
+use crate::http::{
+    Client, Payload, Request, Response, Url, encode, is_private_literal, is_this_machine, problem,
+};
 use crate::oci::json;
 use crate::retry::Patience;
 
@@ -63,7 +65,7 @@ impl Realm {
         let Some(Ok(url)) = challenge.get("realm").map(Url::parse) else {
             return refuse("which is not a URL");
         };
-        let loopback = |url: &Url| is_loopback_name(url.host().trim_end_matches('.'));
+        let loopback = |url: &Url| is_this_machine(url.host());
         let stays_here = near && loopback(&url) && loopback(registry);
         if !url.is_https() && !client.is_plain(registry) && !stays_here {
             return refuse("which is plain HTTP: a password would be readable on its way");
@@ -90,11 +92,6 @@ impl Realm {
             None => request,
         }
     }
-}
-
-fn is_loopback_name(host: &str) -> bool {
-    host == "localhost"
-        || crate::http::ip_literal(host).is_some_and(|address| address.to_canonical().is_loopback())
 }
 
 /// A bearer token and when it ends, in time of the run's clock.

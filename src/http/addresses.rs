@@ -13,6 +13,15 @@ pub(super) fn is_near(host: &str) -> bool {
         || matches!(ip_literal(host), Some(IpAddr::V4(address)) if address.is_private())
 }
 
+/// Whether secrets sent to `host` in plain stay on this machine. `*.localhost` does not count: not
+/// every resolver keeps it here.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    match ip_literal(host) {
+        Some(address) => address.to_canonical().is_loopback(),
+        None => host.trim_end_matches('.') == "localhost",
+    }
+}
+
 /// Whether a connection to `address` stays on this machine. Linux takes the unspecified address
 /// for loopback.
 pub(super) fn is_loopback(address: IpAddr) -> bool {

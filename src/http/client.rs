@@ -65,6 +65,12 @@ impl<'a> Client<'a> {
         !url.is_https() || lock(&self.plain).contains(&url.origin())
     }
 
+    /// Whether `url` is on `server`, by HTTPS or, where that speaks plain HTTP, by that.
+    pub(crate) fn is_at(&self, server: &Url, url: &Url) -> bool {
+        url.same_origin(server)
+            || (self.is_plain(server) && url.same_origin(&server.with_scheme(Scheme::Http)))
+    }
+
     /// Sends one request and follows its redirects.
     ///
     /// # Errors

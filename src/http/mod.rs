@@ -18,10 +18,10 @@ mod tls;
 mod url;
 mod wire;
 
-pub(crate) use addresses::is_private_literal;
+pub(crate) use addresses::{is_private_literal, is_this_machine};
 pub(crate) use client::Client;
 pub(crate) use options::{Identity, Options};
 pub(crate) use problem::{problem, problem_saying};
 pub(crate) use request::{Payload, Reach, Request, Waits};
 pub(crate) use response::{BodyReader, Response};
-pub(crate) use url::{Scheme, Url, encode, ip_literal};
+pub(crate) use url::{Scheme, Url, encode};

@@ -245,11 +245,9 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Whether `url` is on the registry itself, by HTTPS or, where it speaks plain HTTP, by that.
+    /// Whether `url` is on the registry itself.
     fn is_own(&self, url: &Url) -> bool {
-        url.same_origin(&self.registry)
-            || (self.client.is_plain(&self.registry)
-                && url.same_origin(&self.registry.with_scheme(Scheme::Http)))
+        self.client.is_at(&self.registry, url)
     }
 
     fn successful(&self, method: &'static str, url: &Url, response: Response) -> Result<Response> {

@@ -7,7 +7,6 @@
 //! it: layers that are plain are compressed on the way, and a manifest is made.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +17,7 @@ use super::{Image, Layer, Loose, Stored, Tree};
 use crate::archive::{Compression, decode};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
-use crate::oci::digest::{Algorithm, Checked, Digest, Hasher};
+use crate::oci::digest::{Checked, Digest, Hashed};
 use crate::oci::manifest::{
     DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Document, OCI_CONFIG, OCI_MANIFEST,
 };
@@ -295,27 +294,11 @@ fn digest_of_name(name: &Name) -> Option<Digest> {
 /// The digest of a compressed layer that has no digest for a name. All that is known of it is its
 /// diff_id, so the plain bytes are compared with that.
 fn hash(files: &Files, name: &Name, diff_id: &Digest) -> Result<Digest> {
-    let mut packed = Hashing {
-        body: opened(files, name)?,
-        hasher: Hasher::new(Algorithm::Sha256),
-    };
+    let mut packed = Hashed::new(opened(files, name)?);
     let plain = decode(&mut packed)?;
     Checked::new(plain, diff_id, None).finish()?;
     // The decoder has read on to the end.
-    Ok(packed.hasher.finish())
-}
-
-struct Hashing {
-    body: Body,
-    hasher: Hasher,
-}
-
-impl Read for Hashing {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.body.read(buf)?;
-        self.hasher.update(buf.get(..n).unwrap_or_default());
-        Ok(n)
-    }
+    Ok(packed.finish().0)
 }
 
 /// Told by the first bytes.

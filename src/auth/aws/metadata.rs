@@ -8,7 +8,7 @@ use super::Aws;
 use super::keys::Keys;
 use crate::auth::{file, patiently};
 use crate::error::{Again, Doing, Error, Kind, Result};
-use crate::http::{Request, Url, Waits, encode, ip_literal, problem};
+use crate::http::{Request, Url, Waits, encode, is_this_machine, problem};
 use crate::oci::json;
 use crate::retry::Patience;
 use crate::secret::Secret;
@@ -116,9 +116,7 @@ fn container_token(aws: &Aws<'_>) -> Result<Option<Secret>> {
 }
 
 fn is_near(url: &Url) -> bool {
-    let loopback = url.host() == "localhost"
-        || ip_literal(url.host()).is_some_and(|address| address.to_canonical().is_loopback());
-    loopback || CONTAINER_HOSTS.contains(&url.host())
+    is_this_machine(url.host()) || CONTAINER_HOSTS.contains(&url.host())
 }
 
 /// The keys of the role of the machine (EC2), by IMDSv2: version 1 gives them to any request that
