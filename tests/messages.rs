@@ -385,7 +385,7 @@ fn a_server_that_speaks_something_else_is_said_to() {
         .run();
     output.fails();
     let line = last_line(&output);
-    let start = "check: REGISTRY/t/a: look up 1: HEAD http://REGISTRY/v2/t/a/manifests/1: \
+    let start = "check: REGISTRY/t/a: look up 1: GET http://REGISTRY/v2/t/a/manifests/1: \
                  the answer is not valid HTTP: ";
     assert!(line.starts_with(start), "{line}");
 }

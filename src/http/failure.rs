@@ -1,5 +1,6 @@
 //! What a failed exchange means for whoever may try again.
 
+use std::fmt;
 use std::io;
 
 use super::request::{STALL, Waits};
@@ -21,11 +22,14 @@ pub(super) fn network_error(error: ureq::Error, waits: Waits) -> Error {
         ureq::Error::Timeout(_) => later(&format!("not a byte for {} s", STALL.as_secs())),
         ureq::Error::ConnectionFailed => later("the connection failed"),
         ureq::Error::BodyStalled => later("the connection was closed too early"),
-        ureq::Error::Protocol(error) => {
-            Error::registry(format!("the answer is not valid HTTP: {error}"))
-        }
+        ureq::Error::Protocol(error) => no_http(&error),
+        error @ (ureq::Error::Http(_) | ureq::Error::LargeResponseHeader(..)) => no_http(&error),
         other => Error::new(Kind::Network, other.to_string()),
     }
+}
+
+fn no_http(why: &dyn fmt::Display) -> Error {
+    Error::registry(format!("the answer is not valid HTTP: {why}"))
 }
 
 /// A failure of a stream; what ureq or we ourselves have put into it is taken out.

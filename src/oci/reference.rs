@@ -36,7 +36,9 @@ impl Repository {
         }
         // What stands before an `@` that begins no digest may be a password, and is not shown.
         if let Some((_, after)) = written.split_once('@')
-            && !after.starts_with("sha")
+            && !["sha256:", "sha512:"]
+                .iter()
+                .any(|name| after.starts_with(name))
         {
             return Err(Error::config("`source.repository` has a user in it")
                 .advise("set `source.username` and `source.password`"));

@@ -49,22 +49,28 @@ impl Remote<'_> {
     fn head(&self, reference: Reference<'_>) -> Result<Result<Option<Digest>>> {
         let url = self.manifest_url(reference)?;
         let response = self.until_answered(|| {
-            let sent = self.send_once("HEAD", &url, Access::Pull, |request| {
+            let later = |error: &Error| matches!(error.can_try_again(), Again::Later { .. });
+            let sent = self.exchange("HEAD", &url, Access::Pull, |request| {
                 request.header("accept", ACCEPT)
             });
             match sent {
                 // A limit holds for GET too; every other failure may be HEAD's alone.
-                Ok(response) if response.status == 429 => Err(self.problem("HEAD", &url, response)),
-                Err(error) if matches!(error.can_try_again(), Again::Later { .. }) => {
-                    Ok(Err(error))
+                Ok(Ok(response)) if response.status == 429 => {
+                    Err(self.problem("HEAD", &url, response))
                 }
-                sent => sent.map(Ok),
+                Ok(Err(error)) if later(&error) || error.kind() == Kind::Registry => Ok(Err(error)),
+                Err(error) if later(&error) => Ok(Err(error)),
+                sent => sent?.map(Ok),
             }
         })?;
         let response = match response {
             Ok(response) => response,
             Err(error) => return Ok(Err(error)),
         };
+        if response.status == 410 {
+            // Only a 404 says that there is no such manifest.
+            return Ok(Ok(None));
+        }
         let response = match self.successful("HEAD", &url, response) {
             Ok(response) => response,
             Err(error) => return Ok(Err(error)),

@@ -160,6 +160,17 @@ impl<'a> Remote<'a> {
         access: Access<'_>,
         make: impl Fn(Request<'r>) -> Request<'r>,
     ) -> Result<Response> {
+        self.exchange(method, url, access, make)?
+    }
+
+    /// The same; a failure of the exchange itself is apart from one of the login.
+    fn exchange<'r>(
+        &self,
+        method: &'static str,
+        url: &Url,
+        access: Access<'_>,
+        make: impl Fn(Request<'r>) -> Request<'r>,
+    ) -> Result<Result<Response>> {
         let scope = self.scope(access);
         let mut authorization = self.authorization_for(url, &scope)?;
         let mut left = match access {
@@ -169,13 +180,16 @@ impl<'a> Remote<'a> {
         let mut left_of_403 = 1;
         loop {
             let request = make(self.request(method, url)).authorization(authorization.as_ref());
-            let response = self.client.send(request)?;
+            let response = match self.client.send(request) {
+                Ok(response) => response,
+                Err(error) => return Ok(Err(error)),
+            };
             let left = match response.status {
                 403 => &mut left_of_403,
                 _ => &mut left,
             };
             if *left == 0 || !self.auth.can_answer(&response) {
-                return Ok(response);
+                return Ok(Ok(response));
             }
             *left -= 1;
             let response = response.settled();
@@ -184,7 +198,7 @@ impl<'a> Remote<'a> {
                 .renew(&response, &scope, authorization.as_ref())
                 .doing(|| format!("{method} {}", self.as_reached(url)))?;
             let Some(other) = other else {
-                return Ok(response);
+                return Ok(Ok(response));
             };
             authorization = Some(other);
         }

@@ -243,9 +243,15 @@ fn a_registry_without_head_is_asked_with_get() {
         // HEAD is no reason to try for ten minutes what GET has at once.
         Fault::Reset,
         Fault::Close,
+        Fault::Answer(answer(410)),
+        Fault::Garbage(b"HTTP/1.1 abc\r\n\r\n".to_vec()),
+        Fault::Garbage(b"HTTP/1.1 200 OK\r\nX Y: a\r\n\r\n".to_vec()),
+        Fault::Garbage([b"HTTP/1.1 200 OK\r\nX: ", [b'a'; 300_000].as_slice()].concat()),
+        Fault::Redirect(307, "/v2/t/a/manifests/1".to_owned()),
     ] {
         let registry = serving(&image);
-        registry.on("HEAD", "/v2/t/a/manifests/1").then(refusal);
+        let head = registry.on("HEAD", "/v2/t/a/manifests/1");
+        head.always().then(refusal);
         let output = check(&registry, json!({"tag": "1"})).run();
         output.succeeds_with(json!([{"tag": "1", "digest": image.digest}]));
         output.says("");
