@@ -1,5 +1,6 @@
 //! What an answer with an error status means: whose fault, what the server says, and whether
-//! trying again may help. The one place that looks at status codes.
+//! trying again may help. What a status means to the protocol alone (201, 206, 413, 416) is read where
+//! it is used.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use base64::Engine as _;
 use serde::Deserialize;
 
 use super::Response;
-use super::url::{Url, encode};
+use super::url::{Url, decode, encode};
 use crate::error::{Again, Error, Kind};
 use crate::oci::json;
 use crate::report::Hidden;
@@ -19,6 +20,19 @@ const BODY_LIMIT: u64 = 64 << 10;
 
 /// Of a message that a server sends, this many characters are shown.
 const MESSAGE_LIMIT: usize = 500;
+
+/// Query parameters that say what is asked for, and may be read by anybody.
+const OUR_PARAMETERS: [&str; 9] = [
+    "account",
+    "client_id",
+    "digest",
+    "from",
+    "last",
+    "mount",
+    "n",
+    "scope",
+    "service",
+];
 
 /// The error envelope of the distribution specification (spec.md, "Error codes").
 #[derive(Deserialize)]
@@ -61,18 +75,19 @@ pub(crate) fn problem_saying(
         Some(proxy) => format!(" through the proxy {proxy}"),
         None => String::new(),
     };
-    let hidden = response.hidden.clone();
+    let (hidden, made) = (response.hidden.clone(), made_by_server(&response.url));
+    // Before it is cut: half a secret would not be found in the line.
+    let words = |text: String| shorten(&made.in_text(hidden.in_text(text)));
     let said = match method {
         "HEAD" => String::new(),
-        // Before it is cut: half a secret would not be found in the line.
-        _ => shorten(&hidden.in_text(read(response))),
+        _ => words(read(response)),
     };
     let mut why = format!("{method} {asked}{from}{via}: {}", status_text(status));
     if !said.is_empty() {
         why = format!("{why}: {said}");
     }
     if let Some(limit) = limit {
-        why = format!("{why} ({})", shorten(&hidden.in_text(limit)));
+        why = format!("{why} ({})", words(limit));
     }
     let kind = match status {
         // No other login has more room.
@@ -130,10 +145,35 @@ pub(super) fn hide_authorization(hidden: &Hidden, value: &Secret) {
     }
 }
 
-/// Hides a password, or a token in a header or form of its own.
+/// Hides a password, or a token in a header or form of its own, as it is and as it may stand in a URL,
+/// in JSON and in HTML.
 pub(super) fn hide(hidden: &Hidden, text: &str) {
-    hidden.add(text);
-    hidden.add(&encode(text));
+    let in_json = serde_json::Value::from(text).to_string();
+    let in_html = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&#34;")
+        .replace('\'', "&#39;");
+    for form in [text, &encode(text), in_json.trim_matches('"'), &in_html] {
+        hidden.add(form);
+    }
+}
+
+/// What of a URL's query the server made itself: the signature of a presigned URL, the state of an
+/// upload. Whoever has it may do what it allows.
+fn made_by_server(url: &Url) -> Hidden {
+    let hidden = Hidden::default();
+    let theirs = url
+        .parameters()
+        .filter(|(name, _)| !OUR_PARAMETERS.contains(name));
+    for (_, value) in theirs {
+        hide(&hidden, value);
+        if let Some(text) = decode(value).and_then(|bytes| String::from_utf8(bytes).ok()) {
+            hide(&hidden, &text);
+        }
+    }
+    hidden
 }
 
 /// What the body says: `CODE: message` of each error, or its text where it is short and plain.
@@ -234,4 +274,23 @@ fn rate_limit(response: &Response) -> Option<String> {
         .filter_map(|name| Some(format!("{name}: {}", response.header(name)?)))
         .collect();
     (response.status == 429 && !said.is_empty()).then(|| said.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_hidden_in_every_form_that_servers_write_it_in() {
+        let hidden = Hidden::default();
+        hide(&hidden, "pa\"ss&word");
+        for form in [
+            "pa\"ss&word",
+            "pa%22ss%26word",
+            "pa\\\"ss&word",
+            "pa&#34;ss&amp;word",
+        ] {
+            assert_eq!(hidden.in_text(format!("no `{form}`")), "no `…`");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 
-use super::url::{Scheme, Url, ip_literal, split_authority};
+use super::url::{Scheme, Url, decode, ip_literal, split_authority};
 use crate::context::Env;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -139,22 +139,6 @@ fn read(env: &Env, upper: &str, lower: &str) -> Result<Option<Proxy>> {
         }
     };
     Ok(Some(Proxy { url, authorization }))
-}
-
-/// Undoes percent-encoding.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let high = char::from(bytes.next()?).to_digit(16)?;
-        let low = char::from(bytes.next()?).to_digit(16)?;
-        out.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    Some(out)
 }
 
 impl Except {

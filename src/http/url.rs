@@ -129,11 +129,17 @@ impl Url {
 
     /// The value of a query parameter, as it stands there.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
-        let (_, query) = self.target.split_once('?')?;
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        pairs
+        let mut parameters = self.parameters();
+        parameters
             .find(|(known, _)| *known == name)
             .map(|(_, value)| value)
+    }
+
+    /// Names and values of the query, as they stand there.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let query = self.target.split_once('?').map(|(_, query)| query);
+        let pairs = query.into_iter().flat_map(|query| query.split('&'));
+        pairs.filter_map(|pair| pair.split_once('='))
     }
 
     pub(crate) fn with_scheme(&self, scheme: Scheme) -> Self {
@@ -270,6 +276,22 @@ fn remove_dots(target: &str) -> String {
         }
     }
     format!("/{}{query}", out.join("/"))
+}
+
+/// Undoes percent-encoding; `None` where it is none.
+pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let high = char::from(bytes.next()?).to_digit(16)?;
+        let low = char::from(bytes.next()?).to_digit(16)?;
+        out.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    Some(out)
 }
 
 /// Percent-encodes everything but unreserved characters (RFC 3986, section 2.3).

@@ -254,3 +254,56 @@ fn a_secret_in_any_log_of_the_suite_fails_its_test() {
         "{message}"
     );
 }
+
+#[test]
+fn a_server_is_not_quoted_with_the_signature_that_it_was_sent() {
+    let image = small();
+    let digest = &image.layers[0].digest;
+    let query = "X-Amz-Signature=0123456789abcdef&sig=a%2Fb%26c&Expires=3600&digest=sha256:00";
+    let words =
+        "Cannot GET /o?X-Amz-Signature=0123456789abcdef&sig=a%2Fb%26c, sig a/b&c, digest sha256:00";
+    let shown = "Cannot GET /o?X-Amz-Signature=…&sig=…, sig …, digest sha256:00";
+    for debug in [false, true] {
+        let storage = Registry::start();
+        let registry = serving(&image);
+        registry
+            .on("GET", &format!("/v2/t/a/blobs/{digest}"))
+            .always()
+            .then(Fault::Redirect(307, storage.url(&format!("/o?{query}"))));
+        storage
+            .on("GET", "/o*")
+            .then(Fault::Answer(answer(500).body(words)));
+        let again = storage.on("GET", "/o*").nth(2);
+        again.then(Fault::Answer(answer(404).body(words)));
+        let output = get(&registry, &image, json!({ "debug": debug }))
+            .against(&storage)
+            .run();
+        output.fails_ending_with(&format!(
+            "get: REGISTRY/t/a@{}: fetch {digest}: GET http://REGISTRY/v2/t/a/blobs/{digest}, \
+             redirected to http://REGISTRY2: 404 Not Found: {shown}",
+            image.digest
+        ));
+        output.keeps_secret(["0123456789abcdef", "a%2Fb%26c", "a/b&c"]);
+    }
+
+    // The state of an upload, in the words about the upload itself.
+    let registry = Registry::start();
+    registry
+        .on("POST", "/v2/t/a/blobs/uploads/*")
+        .always()
+        .then(Fault::Answer(answer(202).with(
+            "Location",
+            "/v2/t/a/blobs/uploads/1?_state=s3cret-state",
+        )));
+    registry
+        .on("*", "/v2/t/a/blobs/uploads/1*")
+        .always()
+        .then(Fault::Answer(answer(400).body(
+            "PATCH /v2/t/a/blobs/uploads/1?_state=s3cret-state is wrong",
+        )));
+    let output = put(&registry, &image, json!({"debug": true})).run();
+    output.fails();
+    output.keeps_secret(["s3cret-state"]);
+    let said = "PATCH /v2/t/a/blobs/uploads/1?_state=… is wrong";
+    assert!(output.messages().contains(said), "{}", output.messages());
+}
