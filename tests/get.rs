@@ -253,6 +253,93 @@ fn an_index_is_resolved_by_platform() {
     );
 }
 
+/// Entries of an index that say nothing of a platform are looked at in turn.
+#[test]
+fn an_image_is_found_where_entries_name_no_platform() {
+    let of = |platform: &str| {
+        let layer = layer().file("platform", platform);
+        image([layer]).platform(platform).oci()
+    };
+    let unnamed = |index: Image, entries: &[usize]| {
+        index.lie(|document| {
+            for at in entries {
+                document["manifests"][*at]
+                    .as_object_mut()
+                    .unwrap()
+                    .remove("platform");
+            }
+        })
+    };
+    let (amd64, arm64) = ("linux/amd64", "linux/arm64");
+    let only = |platform: &str| index([(platform, of(platform))]).oci();
+    let artifact = || {
+        of(amd64)
+            .lie(|manifest| manifest["artifactType"] = json!("application/spdx+json"))
+            .lie(|manifest| {
+                manifest["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json")
+            })
+    };
+    // As docker/distribution 2.3 stored it where the storage did not know the type.
+    let old = image([layer().file("platform", amd64)])
+        .docker()
+        .lie(|manifest| {
+            manifest["config"]["mediaType"] = json!("application/octet-stream");
+        });
+    let none = "there is no image for linux/amd64; there is linux/arm64";
+    for (index, outcome) in [
+        (old, Ok(())),
+        (unnamed(only(amd64), &[0]), Ok(())),
+        (
+            unnamed(
+                index([(amd64, only(arm64)), (amd64, only(amd64))]).oci(),
+                &[0, 1],
+            ),
+            Ok(()),
+        ),
+        (
+            unnamed(index([(arm64, of(arm64)), (amd64, artifact())]).oci(), &[1]),
+            Err(none),
+        ),
+        (
+            unnamed(
+                index([(amd64, artifact()), (amd64, of(amd64))]).oci(),
+                &[0, 1],
+            ),
+            Ok(()),
+        ),
+        (
+            unnamed(
+                index([(amd64, only(arm64)), (amd64, only(arm64))]).oci(),
+                &[0, 1],
+            ),
+            Err(none),
+        ),
+        (
+            unnamed(index([(amd64, artifact())]).oci(), &[0]),
+            Err("is no image, but an artifact of type `application/spdx+json`"),
+        ),
+        (
+            unnamed(index([(arm64, of(arm64))]).attested().oci(), &[1]),
+            Err(none),
+        ),
+    ] {
+        let registry = Registry::start();
+        let digest = registry.put_image("t/a", "1", &index);
+        let platform = json!({"platform": {"architecture": "amd64", "os": "linux"}});
+        let output = get(&registry, &digest, platform, json!({})).run();
+        match outcome {
+            Ok(()) => {
+                output.succeeds();
+                assert_eq!(output.file("rootfs/platform"), amd64);
+            }
+            Err(why) => {
+                output.fails();
+                assert!(output.messages().contains(why), "{}", output.messages());
+            }
+        }
+    }
+}
+
 #[test]
 fn an_image_tarball_is_one_for_docker_and_an_oci_layout() {
     let registry = Registry::start();

@@ -108,6 +108,14 @@ impl Descriptor {
         self.media_type.is_empty() || is_manifest_type(&self.media_type)
     }
 
+    /// Whether it is one of BuildKit's attestations: by its platform or, where that was left out, by the
+    /// annotation.
+    pub(crate) fn is_attestation(&self) -> bool {
+        let kind = self.annotations.get("vnd.docker.reference.type");
+        kind.is_some_and(|kind| kind == "attestation-manifest")
+            || self.platform.as_ref().is_some_and(Platform::is_attestation)
+    }
+
     pub(crate) fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
     }
@@ -147,14 +155,20 @@ impl Manifest {
     /// What this is when it is no image: the artifact's own type.
     pub(crate) fn artifact_type(&self) -> Option<&str> {
         let config = self.config.media_type.as_str();
-        // Quirk(early builders): a config without media type is an image's.
-        if matches!(config, "" | OCI_CONFIG | DOCKER_CONFIG) && self.artifact_type.is_none() {
-            return None;
+        let is_image = match config {
+            OCI_CONFIG | DOCKER_CONFIG => true,
+            // Quirk(early builders): a config without media type is an image's.
+            "" => self.artifact_type.is_none(),
+            // Quirk(docker/distribution 2.3): configs were stored as what the storage called them.
+            "application/octet-stream" | "application/json" | "text/html" => {
+                self.media_type.as_deref() == Some(DOCKER_MANIFEST)
+            }
+            _ => false,
+        };
+        match is_image {
+            true => None,
+            false => Some(self.artifact_type.as_deref().unwrap_or(config)),
         }
-        if matches!(config, OCI_CONFIG | DOCKER_CONFIG) {
-            return None;
-        }
-        Some(self.artifact_type.as_deref().unwrap_or(config))
     }
 }
 
@@ -170,44 +184,36 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// The entry for `wanted`. An entry that names no platform stands in when no other matches,
-    /// as builders of single-platform indexes leave it out.
-    ///
-    /// # Errors
-    /// A list of the platforms that there are.
-    pub(crate) fn entry_for(&self, wanted: &Platform) -> Result<&Descriptor> {
-        let best = self
-            .manifests
-            .iter()
+    /// The entries that may hold the image for `wanted`: the best one for that platform or, where
+    /// there is none, those that name no platform, as builders of single-platform indexes leave it
+    /// out. Attestations are never among them.
+    pub(crate) fn entries_for(&self, wanted: &Platform) -> Vec<&Descriptor> {
+        let images = || {
+            self.manifests
+                .iter()
+                .filter(|entry| !entry.is_attestation())
+        };
+        let best = images()
             .filter_map(|entry| {
                 let offered = entry.platform.as_ref()?;
                 Some((wanted.preference(offered)?, entry))
             })
-            .min_by_key(|(preference, _)| *preference)
-            .map(|(_, entry)| entry)
-            .or_else(|| {
-                self.manifests
-                    .iter()
-                    .find(|entry| entry.platform.is_none() && entry.is_document())
-            });
-        best.ok_or_else(|| {
-            let mut there: Vec<String> = Vec::new();
-            for entry in &self.manifests {
-                if let Some(platform) = &entry.platform {
-                    let name = platform.to_string();
-                    if !platform.is_attestation() && !there.contains(&name) {
-                        there.push(name);
-                    }
-                }
-            }
-            Error::config(match there.is_empty() {
-                true => format!("there is no image for {wanted}: the index lists no image"),
-                false => format!(
-                    "there is no image for {wanted}; there is {}",
-                    there.join(", ")
-                ),
-            })
-        })
+            .min_by_key(|(preference, _)| *preference);
+        match best {
+            Some((_, entry)) => vec![entry],
+            None => images()
+                .filter(|entry| entry.platform.is_none() && entry.is_document())
+                .collect(),
+        }
+    }
+
+    /// The platforms that its images name.
+    pub(crate) fn platforms(&self) -> impl Iterator<Item = &Platform> {
+        let images = self
+            .manifests
+            .iter()
+            .filter(|entry| !entry.is_attestation());
+        images.filter_map(|entry| entry.platform.as_ref())
     }
 }
 
@@ -532,43 +538,44 @@ mod tests {
     }
 
     #[test]
-    fn an_index_without_the_platform_lists_what_it_has() {
-        let platform = |os: &str, architecture: &str| {
+    fn an_index_offers_the_best_entry_or_those_without_a_platform() {
+        let of = |os: &str, architecture: &str| {
             format!(r#","platform":{{"os":"{os}","architecture":"{architecture}"}}"#)
         };
-        let entries = [
-            platform("linux", "arm64"),
-            platform("windows", "amd64"),
-            platform("unknown", "unknown"),
-        ]
-        .map(|extra| descriptor(&extra))
-        .join(",");
-        let index = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
-        let Document::Index(index) = Document::parse(index.as_bytes(), "").unwrap() else {
-            unreachable!("it has manifests");
-        };
-        let mut wanted = Platform::of_this_binary();
-        wanted.set_architecture("s390x");
-        assert_eq!(
-            index.entry_for(&wanted).unwrap_err().to_string(),
-            "there is no image for linux/s390x; there is linux/arm64, windows/amd64"
-        );
-    }
-
-    #[test]
-    fn an_index_without_images_says_so() {
-        let attestation = descriptor(r#","platform":{"os":"unknown","architecture":"unknown"}"#);
-        for entries in ["", attestation.as_str()] {
-            let text = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
+        let (amd64, arm64) = (of("linux", "amd64"), of("linux", "arm64"));
+        let unknown = of("unknown", "unknown");
+        let note = r#","annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
+        let plain = String::new();
+        for (entries, offered, platforms) in [
+            (
+                vec![&arm64, &amd64, &plain],
+                vec![1],
+                "linux/arm64 linux/amd64",
+            ),
+            (vec![&plain, &arm64, &plain], vec![0, 2], "linux/arm64"),
+            (
+                vec![&unknown, &note.to_owned(), &format!("{amd64}{note}")],
+                vec![],
+                "",
+            ),
+            (vec![], vec![], ""),
+        ] {
+            let entries = entries.iter().enumerate().map(|(size, extra)| {
+                let entry = descriptor(extra).replace("application/x", OCI_MANIFEST);
+                entry.replace(r#""size":0"#, &format!(r#""size":{size}"#))
+            });
+            let entries: Vec<String> = entries.collect();
+            let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
             let Document::Index(index) = Document::parse(text.as_bytes(), "").unwrap() else {
                 unreachable!("it has manifests");
             };
             let mut wanted = Platform::of_this_binary();
-            wanted.set_architecture("s390x");
-            assert_eq!(
-                index.entry_for(&wanted).unwrap_err().to_string(),
-                "there is no image for linux/s390x: the index lists no image"
-            );
+            wanted.set_architecture("amd64");
+            let found = index.entries_for(&wanted);
+            let found: Vec<u64> = found.iter().map(|entry| entry.size).collect();
+            assert_eq!(found, offered, "{text}");
+            let listed: Vec<String> = index.platforms().map(Platform::to_string).collect();
+            assert_eq!(listed.join(" "), platforms, "{text}");
         }
     }
 
@@ -605,6 +612,10 @@ mod tests {
         assert_eq!(typed(OCI_CONFIG, ""), None);
         assert_eq!(typed(DOCKER_CONFIG, ""), None);
         assert_eq!(typed(helm, "").as_deref(), Some(helm));
+        let json = "application/json";
+        assert_eq!(typed(json, "").as_deref(), Some(json));
+        let docker = format!(r#","mediaType":"{DOCKER_MANIFEST}""#);
+        assert_eq!(typed(json, &docker), None);
         assert_eq!(
             typed(
                 "application/vnd.oci.empty.v1+json",
