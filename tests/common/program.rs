@@ -2,7 +2,7 @@
 
 use super::registry::Shared;
 use super::secrets;
-use super::{Registry, TempDir};
+use super::{Offence, Registry, TempDir};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -321,6 +321,12 @@ impl Running {
         };
         let (stdout, stderr) = (text(&mut self.stdout), text(&mut self.stderr));
         let program = std::mem::replace(&mut self.program, Program::new([]));
+        if !status.success() {
+            // A step that has failed ends what its other workers are in the middle of.
+            for (registry, _) in &program.registries {
+                registry.allow(Offence::BrokenRequest);
+            }
+        }
         let output = Output {
             status,
             stdout,
