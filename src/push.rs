@@ -199,7 +199,7 @@ impl Push<'_, '_> {
         };
         let platform = ImageConfig::parse(&loose.config)?.platform();
         let image = self.remote.image(&fetched, &platform)?;
-        let config = self.remote.config(&image.manifest)?;
+        let (_, config) = self.remote.config(&image.manifest)?;
         let layers = config.diff_ids().iter().cloned().zip(image.manifest.layers);
         let wanted = |diff_id: &Digest| {
             let mut layers = loose.layers.iter();

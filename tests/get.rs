@@ -340,6 +340,33 @@ fn an_image_is_found_where_entries_name_no_platform() {
     }
 }
 
+/// Builders make the layer of no change for each step that changes nothing.
+#[test]
+fn what_comes_twice_is_fetched_once() {
+    let nothing = || layer().plain();
+    let image = image([nothing(), layer().file("a", "a"), nothing(), nothing()]).oci();
+    let (config, layers) = (image.config.as_ref().unwrap(), &image.layers);
+    for format in ["rootfs", "oci", "oci-layout"] {
+        let registry = Registry::start();
+        let digest = registry.put_image("t/a", "1", &image);
+        let params = json!({"format": format});
+        let output = get(&registry, &digest, json!({}), params).run();
+        output.succeeds();
+        let mut expected = vec![
+            format!("GET /v2/t/a/manifests/{digest} 200"),
+            format!("GET /v2/t/a/blobs/{} 200", config.digest),
+            format!("GET /v2/t/a/blobs/{} 200", layers[0].digest),
+            format!("GET /v2/t/a/blobs/{} 200", layers[1].digest),
+        ];
+        let requests = registry.requests();
+        let lines = requests.iter().map(|request| request.line());
+        let mut lines: Vec<String> = lines.map(|line| line.to_string()).collect();
+        expected.sort();
+        lines.sort();
+        assert_eq!(lines, expected, "{format}");
+    }
+}
+
 #[test]
 fn an_image_tarball_is_one_for_docker_and_an_oci_layout() {
     let registry = Registry::start();
@@ -507,7 +534,7 @@ fn layers_and_diff_ids_are_as_many() {
         .showing(&digest, "DIGEST")
         .run()
         .fails_with(
-            "get: REGISTRY/t/a@DIGEST: the manifest has 1 layers, but the config has the diff_ids of 0",
+            "get: REGISTRY/t/a@DIGEST: the config lists 0 layers (`rootfs.diff_ids`), the manifest 1",
         );
 }
 

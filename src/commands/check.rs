@@ -216,7 +216,7 @@ impl Check<'_> {
         if image.manifest.artifact_type().is_some() {
             return Ok(None);
         }
-        let config = remote.config(&image.manifest)?;
+        let (_, config) = remote.config(&image.manifest)?;
         match config.created.as_deref() {
             None | Some("") => Ok(None),
             Some(text) => Created::parse(text).map(Some),

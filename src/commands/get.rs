@@ -103,17 +103,17 @@ impl Get<'_> {
         let fetched = remote.manifest(&self.request.digest)?;
         match (params.skip_download, params.format) {
             (true, _) => self.describe(remote, &fetched),
-            (false, Format::Rootfs) => self.fetch_image(remote, &fetched, |image, config| {
+            (false, Format::Rootfs) => self.fetch_image(remote, &fetched, |image, _, config| {
                 let rootfs = Rootfs::create(self.dest, self.context.report)?;
                 let diff_ids = config.diff_ids();
                 pull::rootfs(self.context, remote, &image.manifest, diff_ids, rootfs)
             }),
-            (false, Format::Oci) => self.fetch_image(remote, &fetched, |image, _| {
+            (false, Format::Oci) => self.fetch_image(remote, &fetched, |image, config, _| {
                 let path = self.dest.join(IMAGE_TAR);
                 let tag = self.tag().and_then(|tag| Tag::parse(tag).ok());
                 // As the user knows it, also when a mirror serves it.
                 let name = tag.as_ref().map(|tag| (self.repository, tag));
-                pull::image_tar(self.context, remote, image, &path, name)
+                pull::image_tar(self.context, remote, image, config, &path, name)
             }),
             (false, Format::OciLayout) => {
                 pull::layout(self.context, remote, &fetched, &self.dest.join(LAYOUT))?;
@@ -125,12 +125,12 @@ impl Get<'_> {
         }
     }
 
-    /// The image of one platform, with the files that `write` makes of it.
+    /// The image of one platform, with the files that `write` makes of it and of its config.
     fn fetch_image(
         &self,
         remote: &Remote<'_>,
         fetched: &Fetched,
-        write: impl FnOnce(&Image, &ImageConfig) -> Result<()>,
+        write: impl FnOnce(&Image, &[u8], &ImageConfig) -> Result<()>,
     ) -> Result<Shown> {
         let image = remote.image(fetched, &self.request.params.platform)?;
         if let Some(artifact) = image.manifest.artifact_type() {
@@ -140,9 +140,9 @@ impl Get<'_> {
             ))
             .advise("fetch it with `params.format: oci-layout`"));
         }
-        let config = remote.config(&image.manifest)?;
+        let (bytes, config) = remote.config(&image.manifest)?;
         self.check_platform(&config);
-        write(&image, &config).doing(|| self.what(remote))?;
+        write(&image, &bytes, &config).doing(|| self.what(remote))?;
         Ok(Shown::new(Some(config), fetched, &image))
     }
 
@@ -164,7 +164,7 @@ impl Get<'_> {
         };
         let config = match image.manifest.artifact_type() {
             Some(_) => None,
-            None => Some(remote.config(&image.manifest)?),
+            None => Some(remote.config(&image.manifest)?.1),
         };
         Ok(Shown::new(config, fetched, &image))
     }

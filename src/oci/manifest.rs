@@ -127,6 +127,44 @@ impl Descriptor {
     }
 }
 
+/// What was listed so far, by digest: the same thing may be listed several times.
+#[derive(Default)]
+pub(crate) struct Listed(BTreeMap<Digest, u64>);
+
+impl Listed {
+    /// Whether it is listed for the first time.
+    ///
+    /// # Errors
+    /// It has another size than before: nothing has both.
+    pub(crate) fn add(&mut self, descriptor: &Descriptor) -> Result<bool> {
+        let (digest, size) = (&descriptor.digest, descriptor.size);
+        match self.0.insert(digest.clone(), size) {
+            None => Ok(true),
+            Some(before) if before == size => Ok(false),
+            Some(before) => Err(Error::hostile(format!(
+                "{digest} is listed with two sizes, {before} and {size}"
+            ))),
+        }
+    }
+}
+
+/// Each of `descriptors` once.
+///
+/// # Errors
+/// As those of [`Listed::add`].
+pub(crate) fn each_once<'d>(
+    descriptors: impl Iterator<Item = &'d Descriptor>,
+) -> Result<Vec<&'d Descriptor>> {
+    let mut listed = Listed::default();
+    let mut each = Vec::new();
+    for descriptor in descriptors {
+        if listed.add(descriptor)? {
+            each.push(descriptor);
+        }
+    }
+    Ok(each)
+}
+
 /// One image (or artifact): a config and its layers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Manifest {

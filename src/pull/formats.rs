@@ -1,14 +1,15 @@
 //! `oci` and `oci-layout`: blobs go to disk as the registry has them, side by side, and count once
 //! they are verified.
 
-use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use crate::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::oci::digest::{Checked, Digest};
-use crate::oci::manifest::{DOCUMENTS_LIMIT, Descriptor, Document, NESTING_LIMIT};
+use crate::oci::digest::Checked;
+use crate::oci::manifest::{
+    DOCUMENTS_LIMIT, Descriptor, Document, Listed, NESTING_LIMIT, each_once,
+};
 use crate::oci::reference::{Repository, Tag};
 use crate::registry::{Fetched, Image, Remote};
 use crate::report::Progress;
@@ -21,22 +22,25 @@ const MOST_DOCUMENTS: usize = 20_000;
 /// Bytes that are copied at a time.
 const BLOCK: usize = 128 << 10;
 
-/// Writes `image.tar`, whose image has this name.
+/// Writes `image.tar`, whose image has this config and this name.
 pub(crate) fn image_tar(
     context: &Context<'_>,
     remote: &Remote<'_>,
     image: &Image,
+    config: &[u8],
     path: &Path,
     name: Option<(&Repository, &Tag)>,
 ) -> Result<()> {
     let stored = stored(&image.fetched)?;
     let tar = ImageTar::create(path, &stored, name)?;
-    let blobs = each_once(
-        [&image.manifest.config]
-            .into_iter()
-            .chain(&image.manifest.layers),
-    );
-    fetch(context, remote, &blobs, |blob| tar.blob(&blob.digest))?;
+    let digest = &image.manifest.config.digest;
+    let mut checked = Checked::new(config, digest, None);
+    let mut writer = tar.blob(digest)?;
+    io::copy(&mut checked, &mut writer).doing(|| format!("write {digest}"))?;
+    writer.commit(&checked.finish()?)?;
+    let layers = image.manifest.layers.iter();
+    let layers = each_once(layers.filter(|layer| layer.digest != *digest))?;
+    fetch(context, remote, &layers, |blob| tar.blob(&blob.digest))?;
     tar.finish()
 }
 
@@ -49,7 +53,7 @@ pub(crate) fn layout(
 ) -> Result<()> {
     let writer = LayoutWriter::create(directory)?;
     let documents = documents(context, remote, root)?;
-    let blobs = each_once(documents.iter().flat_map(|fetched| {
+    let blobs = documents.iter().flat_map(|fetched| {
         match &fetched.document {
             Document::Image(manifest) => [&manifest.config]
                 .into_iter()
@@ -63,8 +67,9 @@ pub(crate) fn layout(
                     .collect::<Vec<_>>()
             }
         }
-    }));
-    fetch(context, remote, &blobs, |blob| writer.blob(blob))
+    });
+    each_once(blobs)
+        .and_then(|blobs| fetch(context, remote, &blobs, |blob| writer.blob(blob)))
         .doing(|| format!("{}@{}", remote.repository(), root.digest))?;
     for fetched in &documents {
         writer.document(&stored(fetched)?)?;
@@ -75,19 +80,19 @@ pub(crate) fn layout(
 /// `root` and all manifests and indexes below it.
 fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Result<Vec<Fetched>> {
     let mut all = vec![root.clone()];
-    let mut seen: HashSet<Digest> = HashSet::from([root.digest.clone()]);
     let mut held = root.bytes.len() as u64;
+    let mut known = Listed::default();
+    known.add(&Descriptor::of(root.digest.clone(), held))?;
     let mut level = 0;
     for _ in 0..=NESTING_LIMIT {
         let mut entries: Vec<Descriptor> = Vec::new();
         for fetched in all.get(level..).unwrap_or_default() {
             if let Document::Index(index) = &fetched.document {
-                let listed = index.manifests.iter().filter(|entry| entry.is_document());
-                entries.extend(
-                    listed
-                        .filter(|entry| seen.insert(entry.digest.clone()))
-                        .cloned(),
-                );
+                for entry in index.manifests.iter().filter(|entry| entry.is_document()) {
+                    if known.add(entry).doing(|| remote.repository().to_string())? {
+                        entries.push(entry.clone());
+                    }
+                }
             }
         }
         if entries.is_empty() {
@@ -181,12 +186,6 @@ fn fetch_one(
             .map_err(|error| Error::io(Kind::Local, error))?;
     }
     writer.commit(&checked.finish()?)
-}
-
-/// A blob that several images share is fetched once.
-fn each_once<'b>(blobs: impl Iterator<Item = &'b Descriptor>) -> Vec<&'b Descriptor> {
-    let mut seen = HashSet::new();
-    blobs.filter(|blob| seen.insert(&blob.digest)).collect()
 }
 
 /// What was fetched, as an image on disk has it.

@@ -5,7 +5,9 @@
 //! lower ones are merged. The result cannot depend on timing.
 
 use std::cmp::Reverse;
-use std::io::BufRead;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, Cursor, Read};
+use std::sync::Mutex;
 
 use super::merger::{Complete, Merger};
 use crate::archive;
@@ -16,11 +18,15 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::registry::Remote;
 use crate::report::Progress;
 use crate::rootfs::{Outcome, Rootfs, Selection, Unpacked};
-use crate::workers::{Moment, Others, Pace, read_ahead};
+use crate::workers::{Moment, Others, Pace, Stop, lock, read_ahead};
 
 /// Layers smaller than this are inflated by the thread that unpacks them, and unpacked in whole:
 /// another thread and its blocks, or looking for what need not be made, cost more than they bring.
 const LARGE_FROM: u64 = 1 << 20;
+
+/// A layer of up to so many bytes that comes more than once is fetched once: builders make the layer
+/// of no change (32 bytes) for each step that changes nothing.
+const KEPT: u64 = 1 << 10;
 
 /// Why something is fetched again that was right.
 const WANTED: &str =
@@ -60,6 +66,7 @@ pub(crate) fn rootfs(
         context,
         remote,
         progress: &progress,
+        kept: Kept::of(manifest),
         pace: Pace::new(moment(context)),
         merger: Merger::new(rootfs),
         selection: Selection::Needed,
@@ -95,8 +102,8 @@ fn in_order<'l>(manifest: &'l Manifest, diff_ids: &'l [Digest]) -> Result<Vec<La
     let count = diff_ids.len();
     if manifest.layers.len() != count {
         return Err(Error::hostile(format!(
-            "the manifest has {} layers, but the config has the diff_ids of {count}",
-            manifest.layers.len(),
+            "the config lists {count} layers (`rootfs.diff_ids`), the manifest {}",
+            manifest.layers.len()
         )));
     }
     let pairs = manifest.layers.iter().zip(diff_ids).enumerate();
@@ -147,10 +154,41 @@ struct Pull<'p, 'a> {
     context: &'p Context<'p>,
     remote: &'p Remote<'a>,
     progress: &'p Progress<'p>,
+    kept: Kept<'p>,
     /// Of large layers.
     pace: Pace,
     merger: Merger<'p>,
     selection: Selection,
+}
+
+/// Small layers that the manifest lists more than once, with their bytes when one has fetched them.
+struct Kept<'p>(BTreeMap<&'p Digest, Mutex<Option<Vec<u8>>>>);
+
+impl<'p> Kept<'p> {
+    fn of(manifest: &'p Manifest) -> Self {
+        let mut seen = BTreeSet::new();
+        let small = manifest.layers.iter().filter(|blob| blob.size <= KEPT);
+        let repeated = small.filter(|blob| !seen.insert(&blob.digest));
+        Kept(
+            repeated
+                .map(|blob| (&blob.digest, Mutex::default()))
+                .collect(),
+        )
+    }
+
+    /// The bytes of `blob`, where it is one of these. The others wait for who fetches it.
+    fn get(&self, remote: &Remote<'_>, blob: &Descriptor, stop: &Stop) -> Result<Option<Vec<u8>>> {
+        let Some(kept) = self.0.get(&blob.digest) else {
+            return Ok(None);
+        };
+        let mut kept = lock(kept);
+        match &*kept {
+            Some(bytes) => Ok(Some(bytes.clone())),
+            None => Ok(Some(
+                kept.insert(remote.small_blob(blob, KEPT, stop)?).clone(),
+            )),
+        }
+    }
 }
 
 /// Why an attempt at a layer failed.
@@ -204,7 +242,11 @@ impl Pull<'_, '_> {
         others: &Others<'_>,
     ) -> std::result::Result<Complete, Failure> {
         let stop = &others.stop().for_parts();
-        let blob_reader = self.remote.open(layer.blob, stop).map_err(Failure::Final)?;
+        let kept = self.kept.get(self.remote, layer.blob, stop);
+        let blob_reader: Box<dyn Read + Send + '_> = match kept.map_err(Failure::Final)? {
+            Some(bytes) => Box::new(Cursor::new(bytes)),
+            None => Box::new(self.remote.open(layer.blob, stop).map_err(Failure::Final)?),
+        };
         let reader = self.progress.counting(layer.at, stop.watch(blob_reader));
         let mut blob = Checked::new(reader, &layer.blob.digest, Some(layer.blob.size));
         // A second thread for a layer only where a processor would have nothing to do.

@@ -283,12 +283,17 @@ impl Part {
 }
 
 impl Remote<'_> {
-    /// The whole of a small blob, verified.
+    /// The whole of a small blob, verified. Waits between tries end soon after `stop` is set.
     ///
     /// # Errors
     /// More than `limit` bytes announced; bytes that are not the ones asked for, also at a second
     /// try.
-    pub(crate) fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+    pub(crate) fn small_blob(
+        &self,
+        descriptor: &Descriptor,
+        limit: u64,
+        stop: &Stop,
+    ) -> Result<Vec<u8>> {
         let fetch = || {
             if descriptor.size > limit {
                 return Err(Error::hostile(format!(
@@ -297,7 +302,7 @@ impl Remote<'_> {
                 )));
             }
             let mut bytes = Vec::new();
-            let mut reader = self.open(descriptor, &self.stop)?.take(descriptor.size + 1);
+            let mut reader = self.open(descriptor, stop)?.take(descriptor.size + 1);
             reader
                 .read_to_end(&mut bytes)
                 .map_err(|error| Error::io(Kind::Network, error))?;

@@ -46,11 +46,12 @@ impl Remote<'_> {
         )))
     }
 
-    /// The config of an image, verified and parsed.
-    pub(crate) fn config(&self, manifest: &Manifest) -> Result<ImageConfig> {
-        let bytes = self.small_blob(&manifest.config, DOCUMENT_LIMIT)?;
-        ImageConfig::parse(&bytes)
-            .doing(|| format!("{}: {}", self.repository, manifest.config.digest))
+    /// The config of an image, verified: its bytes, and what they say.
+    pub(crate) fn config(&self, manifest: &Manifest) -> Result<(Vec<u8>, ImageConfig)> {
+        let bytes = self.small_blob(&manifest.config, DOCUMENT_LIMIT, &self.stop)?;
+        let config = ImageConfig::parse(&bytes)
+            .doing(|| format!("{}: {}", self.repository, manifest.config.digest))?;
+        Ok((bytes, config))
     }
 }
 

@@ -19,7 +19,7 @@ use super::{LAYOUT_VERSION, Stored};
 use crate::archive::write::{self, BLOCK};
 use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, Document, Manifest};
+use crate::oci::manifest::{Descriptor, Document, Manifest, each_once};
 use crate::oci::reference::{Repository, Tag};
 use crate::workers::lock;
 
@@ -161,24 +161,8 @@ fn unproven(path: &Path) -> PathBuf {
 
 /// The manifest, its config and its layers, each once.
 fn blobs<'a>(stored: &'a Stored, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>> {
-    let mut seen: BTreeMap<&Digest, u64> = BTreeMap::new();
-    let mut blobs = Vec::new();
-    for blob in [&stored.descriptor, &manifest.config]
-        .into_iter()
-        .chain(&manifest.layers)
-    {
-        match seen.insert(&blob.digest, blob.size) {
-            None => blobs.push(blob),
-            Some(size) if size == blob.size => {}
-            Some(size) => {
-                return Err(Error::hostile(format!(
-                    "the manifest gives {} two sizes, {size} and {}",
-                    blob.digest, blob.size
-                )));
-            }
-        }
-    }
-    Ok(blobs)
+    let of_image = [&stored.descriptor, &manifest.config];
+    each_once(of_image.into_iter().chain(&manifest.layers))
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -11,7 +11,9 @@ use super::{Blob, Stored, Tree};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{DOCUMENTS_LIMIT, Descriptor, Document, Index, Manifest, NESTING_LIMIT};
+use crate::oci::manifest::{
+    DOCUMENTS_LIMIT, Descriptor, Document, Index, Listed, Manifest, NESTING_LIMIT,
+};
 
 /// Written by `in` beside an image that belongs to no index.
 pub(super) const SINGLE: &str = "single-image-digest";
@@ -120,9 +122,11 @@ pub(super) fn distinct(index: &Index) -> Vec<Descriptor> {
 /// A file that is missing, or whose bytes are not what their descriptor says. The bytes of blobs
 /// are compared when they are read.
 pub(super) fn tree(files: &Files, root: Stored) -> Result<Tree> {
+    let mut listed = Listed::default();
+    listed.add(&root.descriptor)?;
     let mut found = Found {
         files,
-        seen: BTreeSet::from([root.descriptor.digest.clone()]),
+        listed,
         bytes: 0,
         tree: Tree::default(),
     };
@@ -132,7 +136,7 @@ pub(super) fn tree(files: &Files, root: Stored) -> Result<Tree> {
 
 struct Found<'a> {
     files: &'a Files,
-    seen: BTreeSet<Digest>,
+    listed: Listed,
     bytes: u64,
     tree: Tree,
 }
@@ -171,7 +175,7 @@ impl Found<'_> {
             // An index may list anything, as BuildKit's caches do.
             return self.blob(entry);
         }
-        if !self.seen.insert(entry.digest.clone()) {
+        if !self.listed.add(entry)? {
             return Ok(());
         }
         self.document(pointed_to(self.files, entry)?, depth)
@@ -204,7 +208,7 @@ impl Found<'_> {
             ))
             .doing(self.files.show(&name)));
         }
-        if self.seen.insert(blob.digest.clone()) {
+        if self.listed.add(blob)? {
             self.tree.blobs.push(Blob {
                 descriptor: blob.clone(),
                 name,

@@ -138,6 +138,33 @@ fn the_manifests_below_an_index_are_bounded_together() {
 }
 
 #[test]
+fn what_is_listed_twice_has_one_size() {
+    let twice = image(["a", "a"].map(|name| layer().file(name, name).plain()))
+        .oci()
+        .lie(|manifest| manifest["layers"][1] = manifest["layers"][0].clone());
+    let layer = twice.lie(|manifest| manifest["layers"][1]["size"] = json!(7));
+    let child = index(["linux/amd64", "linux/arm64"].map(|platform| (platform, small())))
+        .oci()
+        .lie(|index| index["manifests"][1]["size"] = json!(7));
+    for (image, at) in [(layer, "layers"), (child, "manifests")] {
+        let registry = serving(&image);
+        let (digest, size) = {
+            let first = &image.document()[at][0];
+            (
+                first["digest"].as_str().unwrap().to_owned(),
+                first["size"].clone(),
+            )
+        };
+        let why = format!("{digest} is listed with two sizes, {size} and 7");
+        let fetched = get(&registry, &image, json!({})).run();
+        fetched.fails();
+        let said = fetched.messages();
+        assert!(said.trim_end().ends_with(&why), "{said}");
+        put(&registry, &image, json!({})).run().fails();
+    }
+}
+
+#[test]
 fn indexes_are_nested_eight_levels_deep_at_most() {
     let other = || image([layer().file("b", "b")]).oci();
     let nested = |levels: usize| {
