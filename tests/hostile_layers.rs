@@ -243,7 +243,8 @@ fn broken_streams_are_the_images_fault() {
     refused(
         [raw(&b"\x28\xb5\x2f\xfd\x00\x90\x01\0\0"[..])],
         1,
-        "the zstd stream is broken or refused: Frame requires too much memory for decoding",
+        "the zstd stream has a window of more than 128 MiB, the most that is accepted; compress it with \
+         `--long=27` at most",
     );
     refused(
         [raw(&b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46"[..])],

@@ -20,6 +20,8 @@ const DIRECT_FROM: usize = 16 * 1024;
 /// 2^27 bytes, 128 MiB: what `zstd -d` and every registry client accept; a frame with a larger
 /// window would cost us that much memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// `ZSTD_error_frameParameter_windowTooLarge` (zstd_errors.h), as functions return it.
+const ZSTD_WINDOW_TOO_LARGE: usize = 0_usize.wrapping_sub(16);
 
 /// The plain bytes of a stream, in blocks of up to 256 KiB through [`BufRead`].
 pub(crate) struct Decoder<R> {
@@ -204,6 +206,25 @@ struct Unzstd {
     full: bool,
 }
 
+#[cold]
+fn refused(code: usize) -> Error {
+    match code {
+        ZSTD_WINDOW_TOO_LARGE => {
+            let most = 1 << (ZSTD_WINDOW_LOG_MAX - 20);
+            Error::hostile(format!(
+                "the zstd stream has a window of more than {most} MiB, the most that is accepted"
+            ))
+            .advise(format!(
+                "compress it with `--long={ZSTD_WINDOW_LOG_MAX}` at most"
+            ))
+        }
+        code => {
+            let why = zstd_safe::get_error_name(code);
+            Error::hostile(format!("the zstd stream is broken: {why}"))
+        }
+    }
+}
+
 impl Unzstd {
     fn new() -> Result<Self> {
         let no_memory = || Error::local("no memory for a zstd decoder");
@@ -232,10 +253,7 @@ impl Unzstd {
             let hint = self
                 .context
                 .decompress_stream(&mut target, &mut source)
-                .map_err(|code| {
-                    let why = zstd_safe::get_error_name(code);
-                    Error::hostile(format!("the zstd stream is broken or refused: {why}")).into_io()
-                })?;
+                .map_err(|code| refused(code).into_io())?;
             let (used, made) = (source.pos(), target.pos());
             input.consume(used);
             self.open = hint != 0;

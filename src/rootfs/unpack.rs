@@ -396,8 +396,55 @@ impl<'a> Unpack<'a> {
     /// A hard link. Its header's owner, mode and time are those of the file it links to, and are
     /// not set again.
     fn link(&mut self, new: &New<'_>) -> Result<()> {
+        let Target {
+            real,
+            directory,
+            kind,
+        } = self.link_target(new)?;
+        // The slot of the new name's directory may be gone after so many others were opened.
+        let (own, _) = path::split(new.place);
+        let new = &New {
+            parent: self.tree.directory(own)?,
+            ..*new
+        };
+        match (directory, kind) {
+            // A link to itself.
+            (_, Some(_)) if real == new.place => Ok(()),
+            (_, None) if self.above.has_left_out(&real) => match self.leave_out(new)? {
+                true => Ok(()),
+                false => self.above.want(&real),
+            },
+            (Some(directory), Some(kind)) => {
+                if self.leave_out(new)? {
+                    return Ok(());
+                }
+                let (_, name) = path::split(&real);
+                self.create(new, |parent| {
+                    linkat(&directory, name, parent, new.name, AtFlags::empty())
+                })?;
+                if kind == FileType::Socket {
+                    self.links.also(self.layer, new.place)?;
+                }
+                Ok(())
+            }
+            _ => {
+                self.above.depends()?;
+                self.clear(new)?;
+                let parent = self.tree.touch(new.parent)?;
+                self.links
+                    .insert(self.layer, new.place, &*parent, new.name, &real)
+            }
+        }
+    }
+
+    /// What a hard link links to.
+    ///
+    /// # Errors
+    /// A target that no file can be.
+    fn link_target(&mut self, new: &New<'_>) -> Result<Target> {
         let mut target = Vec::new();
-        path::place(new.entry.link(), &mut target)?;
+        path::place(new.entry.link(), &mut target)
+            .doing(|| format!("hard link {}", shown(new.place)))?;
         let missing = || {
             let (place, target) = (shown(new.place), shown(new.entry.link()));
             Error::hostile(format!(
@@ -430,41 +477,24 @@ impl<'a> Unpack<'a> {
             },
             None => None,
         };
-        // The slot of the new name's directory may be gone after so many others were opened.
-        let (own, _) = path::split(new.place);
-        let new = &New {
-            parent: self.tree.directory(own)?,
-            ..*new
-        };
-        match (directory, kind) {
-            (_, Some(FileType::Directory)) => Err(missing()),
-            // A link to itself.
-            (_, Some(_)) if real == new.place => Ok(()),
-            (_, None) if self.above.has_left_out(&real) => match self.leave_out(new)? {
-                true => Ok(()),
-                false => self.above.want(&real),
-            },
-            (Some(directory), Some(kind)) => {
-                if self.leave_out(new)? {
-                    return Ok(());
-                }
-                self.create(new, |parent| {
-                    linkat(&directory, name, parent, new.name, AtFlags::empty())
-                })?;
-                if kind == FileType::Socket {
-                    self.links.also(self.layer, new.place)?;
-                }
-                Ok(())
-            }
-            _ => {
-                self.above.depends()?;
-                self.clear(new)?;
-                let parent = self.tree.touch(new.parent)?;
-                self.links
-                    .insert(self.layer, new.place, &*parent, new.name, &real)
-            }
+        if kind == Some(FileType::Directory) {
+            return Err(missing());
         }
+        Ok(Target {
+            real,
+            directory,
+            kind,
+        })
     }
+}
+
+/// What a hard link links to.
+struct Target {
+    /// Its place, with no symlink on the way.
+    real: Vec<u8>,
+    /// Its directory and what it is, where the layer has them.
+    directory: Option<Rc<OwnedFd>>,
+    kind: Option<FileType>,
 }
 
 /// Something that an entry makes.

@@ -166,7 +166,8 @@ fn broken_streams_say_what_is_wrong() {
     let error = plain(&b"\x28\xb5\x2f\xfd\x00\x90\x01\0\0"[..]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the zstd stream is broken or refused: Frame requires too much memory for decoding"
+        "the zstd stream has a window of more than 128 MiB, the most that is accepted; compress it with \
+         `--long=27` at most"
     );
     assert!(
         plain(&b"\x28\xb5\x2f\xfd\x00\x88\x01\0\0"[..])
