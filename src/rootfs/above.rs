@@ -28,8 +28,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 
-use super::records::open_directory;
-use super::tree::OPEN_DIRECTORY;
+use super::calls::{OPEN_DIRECTORY, open_directory};
 use super::{Selection, TREE};
 use crate::error::{Error, Result};
 use crate::workers::lock;

@@ -16,11 +16,12 @@ use rustix::fs::{chmodat, renameat, renameat_with, seek, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::TREE;
+use super::calls::failed;
 use super::meta::{Keeper, copy_xattrs};
 use super::path;
 use super::records::Implied;
 use super::remove;
-use super::tree::{Tree, failed};
+use super::tree::Tree;
 use super::unpack::Summary;
 use crate::archive::shown;
 use crate::error::{Error, Result};

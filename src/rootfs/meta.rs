@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Timespec, Uid, XattrFlags};
 use rustix::fs::{chmodat, chownat, fchmod, fchown, fsetxattr, futimens, utimensat};
 use rustix::io::Errno;
 
-use super::tree::{failed, times};
+use super::calls::{failed, times};
 use crate::archive::{Entry, shown};
 use crate::error::Result;
 use crate::report::Report;

@@ -10,6 +10,7 @@
 //! hostile; whoever else may write into the destination while we run is trusted not to.
 
 mod above;
+mod calls;
 #[cfg(test)]
 mod hostile;
 mod merge;
@@ -38,10 +39,10 @@ use crate::oci::digest::Verified;
 use crate::report::Report;
 use crate::workers::lock;
 use above::{Above, Attempt, Begun, Seen};
+use calls::{EPOCH, failed, make_directory, open_directory, times};
 use merge::Merge;
 use meta::Keeper;
-use records::{make_directory, open_directory};
-use tree::{EPOCH, Tree, failed, times};
+use tree::Tree;
 use unpack::{Summary, Unpack};
 
 const ROOTFS: &str = "rootfs";
@@ -218,7 +219,7 @@ fn directories(destination: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
     Ok((layers, root))
 }
 
-/// And removes them, the one also where the other cannot be.
+/// Removes both; a failure of one does not keep the other.
 fn remove_all(destination: &OwnedFd) -> Result<()> {
     let removed = [ROOTFS, LAYERS].map(|name| {
         remove::remove(destination, name.as_bytes())
@@ -240,14 +241,13 @@ fn fresh(destination: &OwnedFd, name: &str) -> Result<OwnedFd> {
     make_directory(destination, name)?;
     let directory = open_directory(destination, name)?;
     let wrong = |error| failed(error, "set up", name.as_bytes());
-    let mut list = [0u8; 4096];
-    let listed = flistxattr(&directory, &mut list[..]).unwrap_or(0);
-    let names = list.get(..listed).unwrap_or_default();
+    // Only what is there is removed: not every filesystem knows of these at all.
+    let mut room = [0u8; 4096];
+    let listed = flistxattr(&directory, &mut room[..]).unwrap_or(0);
+    let there = room.get(..listed).unwrap_or_default();
     for list in ["system.posix_acl_access", "system.posix_acl_default"] {
-        if names
-            .split(|byte| *byte == 0)
-            .any(|name| name == list.as_bytes())
-        {
+        let mut names = there.split(|byte| *byte == 0);
+        if names.any(|name| name == list.as_bytes()) {
             fremovexattr(&directory, list).map_err(wrong)?;
         }
     }

@@ -7,16 +7,23 @@ use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::fs::{mkdirat, mknodat, openat, readlinkat, symlinkat, unlinkat};
+use rustix::fs::{mknodat, openat, readlinkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use super::tree::{failed, not_made};
+use super::calls::{failed, make_directory, not_made, open_directory, times};
 use crate::archive::shown;
 use crate::error::{Doing, Error, Result};
 use crate::oci::digest::Digest;
 
 /// Buffer of a list while it is written or read.
 const BUFFER: usize = 4 * 1024;
+
+/// The list of what a layer removes; these are its marks.
+pub(super) const REMOVALS: &str = "removals";
+/// Remove this place.
+pub(super) const REMOVE: u8 = b'-';
+/// Remove what is in this place.
+pub(super) const OPAQUE: u8 = b'o';
 
 /// A list of places, each with one byte that says what about it.
 pub(super) struct List {
@@ -214,7 +221,7 @@ impl Links {
             .doing(|| format!("link {}", shown(place)))?;
         mknodat(&parent, name, FileType::Socket, Mode::RUSR, 0)
             .and_then(|()| {
-                let times = super::tree::times(mtime);
+                let times = times(mtime);
                 rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
             })
             .map_err(|error| not_made(parent, error, "link", place))?;
@@ -269,16 +276,4 @@ pub(super) fn read_note(directory: impl AsFd, name: &str) -> Result<Vec<u8>> {
         .read_to_end(&mut note)
         .doing(|| format!("read note `{name}`"))?;
     Ok(note)
-}
-
-/// Makes a directory of ours, which is not there.
-pub(super) fn make_directory(parent: impl AsFd, name: &str) -> Result<()> {
-    mkdirat(&parent, name, Mode::RWXU)
-        .map_err(|error| not_made(parent, error, "make directory", name.as_bytes()))
-}
-
-pub(super) fn open_directory(parent: impl AsFd, name: &str) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(parent, name, flags, Mode::empty())
-        .map_err(|error| failed(error, "open", name.as_bytes()))
 }

@@ -4,9 +4,11 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, FileType, Mode, RawDir, SeekFrom};
 use rustix::fs::{chmodat, openat, seek, unlinkat};
 use rustix::io::Errno;
+
+use super::calls::OPEN_DIRECTORY;
 
 /// Bytes of directory entries read at once.
 const LISTING: usize = 8 * 1024;
@@ -77,11 +79,10 @@ fn first_full_directory(directory: &OwnedFd) -> Result<Option<Vec<u8>>, Errno> {
 
 /// Opens a directory that is to be emptied, although its mode may not allow it.
 fn open(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if name != b".." {
         // Not allowed where somebody else owns it; then what follows says what is wrong. The name
         // is that of a directory, so no link is followed.
         let _ = chmodat(&parent, name, Mode::RWXU, AtFlags::empty());
     }
-    openat(parent, name, flags, Mode::empty())
+    openat(parent, name, OPEN_DIRECTORY, Mode::empty())
 }

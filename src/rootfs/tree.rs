@@ -14,15 +14,16 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps};
-use rustix::fs::{chmodat, fchmod, fchown, fstat, fstatvfs, futimens};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Timespec};
+use rustix::fs::{chmodat, fchmod, fchown, fstat, futimens};
 use rustix::fs::{mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::getegid;
 
+use super::calls::{EPOCH, OPEN_DIRECTORY, failed, not_made, times};
 use super::path;
 use crate::archive::shown;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 
 /// Descriptors for each tree: eight workers, each with those of the layers above it, and a merge stay
 /// below the usual limit of 1,024.
@@ -31,17 +32,6 @@ const OPEN_LIMIT: usize = 64;
 const LINKS_LIMIT: usize = 40;
 /// Text of a path after links were put in: each link has `PATH_MAX` at most.
 const TEXT_LIMIT: usize = 64 * 1024;
-
-pub(super) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
-
-/// The time of what no entry describes: a fixed one, so that the result depends on nothing else.
-pub(super) const EPOCH: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
 
 pub(super) struct Tree {
     root: OwnedFd,
@@ -149,7 +139,7 @@ impl Tree {
         }
         // What is open was reached without a link, so resolving can start there.
         let mut start = text;
-        let mut here = loop {
+        let here = loop {
             (start, _) = path::split(start);
             if let Some(slot) = self.find(start) {
                 break slot;
@@ -159,17 +149,17 @@ impl Tree {
             }
         };
         let rest = text.get(start.len()..).unwrap_or_default();
-        self.walk_from(&mut here, rest, create)
+        self.walk_from(here, rest, create)
     }
 
     /// The same from a directory that is open.
     pub(super) fn walk_from(
         &mut self,
-        start: &mut Slot,
+        start: Slot,
         text: &[u8],
         create: &mut dyn FnMut(&[u8]) -> Result<bool>,
     ) -> Result<Walked> {
-        let mut here = *start;
+        let mut here = start;
         // Components still to go, the next one at `at`.
         let mut text = text.to_vec();
         let mut at = 0;
@@ -307,9 +297,7 @@ impl Tree {
         }
         let slot = self.insert(place, fd, &stat)?;
         let directory = self.get_mut(slot)?;
-        directory.mode = mode;
-        directory.mtime = mtime;
-        directory.touched = true;
+        directory.leave_as(mode, mtime);
         directory.filled = false;
         Ok(Some(slot))
     }
@@ -418,7 +406,6 @@ impl Directory {
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.fd.as_fd()
     }
 
@@ -471,44 +458,6 @@ impl Directory {
 /// group to what is made in it.
 fn working(mode: u32) -> u32 {
     (mode | 0o700) & !0o2000
-}
-
-pub(super) fn times(mtime: Timespec) -> Timestamps {
-    Timestamps {
-        last_access: mtime,
-        last_modification: mtime,
-    }
-}
-
-/// A failed system call on a name of the image.
-#[cold]
-pub(super) fn failed(error: Errno, what: &str, place: &[u8]) -> Error {
-    let place = if place.is_empty() { b"/" } else { place };
-    let result: std::io::Result<()> = Err(error.into());
-    match result.doing(|| format!("{what} {}", shown(place))) {
-        Err(error) => error,
-        Ok(()) => Error::local("unreachable"),
-    }
-}
-
-/// The same for what could not be made in `directory`. A full filesystem has no space left, says the
-/// system, also where it is inodes that it has no more of.
-#[cold]
-pub(super) fn not_made(directory: impl AsFd, error: Errno, what: &str, place: &[u8]) -> Error {
-    let failure = failed(error, what, place);
-    if !matches!(error, Errno::NOSPC | Errno::DQUOT) {
-        return failure;
-    }
-    match fstatvfs(directory) {
-        // XFS makes inodes of free blocks: without blocks it has none either.
-        Ok(stat) if stat.f_files > 0 && stat.f_favail == 0 && stat.f_bavail > 0 => {
-            let files = stat.f_files;
-            failure.noting(format!(
-                "the filesystem holds {files} files and has no inodes left"
-            ))
-        }
-        _ => failure,
-    }
 }
 
 #[cold]

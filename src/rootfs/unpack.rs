@@ -13,11 +13,12 @@ use rustix::io::Errno;
 
 use super::Outcome;
 use super::above::{Above, Seen};
+use super::calls::{failed, not_made};
 use super::meta::{Born, Keeper, time};
 use super::path;
-use super::records::{Implied, Links, List};
+use super::records::{Implied, Links, List, OPAQUE, REMOVALS, REMOVE};
 use super::remove::remove;
-use super::tree::{Child, Slot, Tree, Walked, failed, not_made};
+use super::tree::{Child, Slot, Tree, Walked};
 use crate::archive::whiteout::{self, Mark};
 use crate::archive::{Data, Entries, Entry, EntryKind, shown};
 use crate::error::{Doing, Error, Result};
@@ -27,13 +28,6 @@ use std::io::BufRead;
 const FALLOCATE_FROM: u64 = 1 << 20;
 /// And not for more than this at once: the size is the image's word.
 const FALLOCATE_MOST: u64 = 1 << 30;
-
-/// The list of what a layer removes; these are its marks.
-pub(super) const REMOVALS: &str = "removals";
-/// Remove this place.
-pub(super) const REMOVE: u8 = b'-';
-/// Remove what is in this place.
-pub(super) const OPAQUE: u8 = b'o';
 
 /// What is left to say of an unpacked layer, besides what lies on disk.
 pub(super) struct Summary {

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use super::Merge;
 use crate::archive::shown;
 use crate::error::{Error, Result};
-use crate::rootfs::records::{Links, List};
-use crate::rootfs::tree::{Child, Slot, Walked, failed};
-use crate::rootfs::unpack::{OPAQUE, REMOVALS};
+use crate::rootfs::calls::failed;
+use crate::rootfs::records::{Links, List, OPAQUE, REMOVALS};
+use crate::rootfs::tree::{Child, Slot, Walked};
 use crate::rootfs::{TREE, duplicate, path, remove};
 
 impl Merge<'_> {
@@ -134,7 +134,7 @@ impl Merge<'_> {
                         return Ok(None);
                     }
                     let parent = self.lower.get(slot)?.path().to_vec();
-                    match self.follow(&parent, &target, false)? {
+                    match self.follow(&parent, &target)? {
                         Walked::Directory(slot) => slot,
                         _ => return Ok(None),
                     }
@@ -157,11 +157,11 @@ impl Merge<'_> {
         }
     }
 
-    fn follow(&mut self, from: &[u8], target: &[u8], create: bool) -> Result<Walked> {
-        let mut start = self
-            .lower
-            .directory(if target.starts_with(b"/") { b"" } else { from })?;
-        self.lower
-            .walk_from(&mut start, target, &mut |_| Ok(create))
+    fn follow(&mut self, from: &[u8], target: &[u8]) -> Result<Walked> {
+        let start = match target.starts_with(b"/") {
+            true => self.lower.directory(b"")?,
+            false => self.lower.directory(from)?,
+        };
+        self.lower.walk_from(start, target, &mut |_| Ok(false))
     }
 }

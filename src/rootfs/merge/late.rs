@@ -7,8 +7,9 @@ use rustix::io::Errno;
 
 use super::{Both, Merge, Walk};
 use crate::error::Result;
-use crate::rootfs::records::{make_directory, read_note, write_note};
-use crate::rootfs::tree::{Walked, failed};
+use crate::rootfs::calls::{failed, make_directory};
+use crate::rootfs::records::{read_note, write_note};
+use crate::rootfs::tree::Walked;
 
 /// Where they wait, in the layer's directory.
 const LATE: &str = "late";
