@@ -13,7 +13,7 @@ use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Checked, Digest, Hashed};
 use crate::oci::manifest::Descriptor;
 use crate::oci::reference::{Reference, Tag};
-use crate::registry::{Remote, Send};
+use crate::registry::{Remote, SendBytes};
 use crate::report::Progress;
 use crate::retry::Patience;
 use crate::store::{self, Image, Layer, Loose, Stored, Tree};
@@ -226,7 +226,7 @@ impl Push<'_, '_> {
         let progress = report.progress(bars);
         let workers = self.source.readers(self.context.workers);
         // The largest first: the others fill the time that it takes.
-        let order = |blob: &Blob| (self.source.place(blob.name()), Reverse(blob.size()));
+        let order = |blob: &Blob| (self.source.read_order(blob.name()), Reverse(blob.size()));
         let mut jobs: Vec<(usize, &Blob)> = blobs.iter().enumerate().collect();
         jobs.sort_by_key(|(_, blob)| order(blob));
         let stop = self.remote.stop();
@@ -281,7 +281,7 @@ impl Push<'_, '_> {
         diff_id: &Digest,
         at: usize,
         progress: &Progress<'_>,
-        send: &mut Send<'_>,
+        send: &mut SendBytes<'_>,
     ) -> Result<(Digest, u64)> {
         let plain = progress.counting(at, self.source.open(diff_id)?);
         let (sent, plain) = gzip::compress(plain, self.compressors, |packed| {

@@ -195,8 +195,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The attempt under way has reached the host: it is not that one which a failure to reach it
-    /// counts from.
+    /// The attempt under way did reach the host; a later failure to reach it is timed from now.
     pub(crate) fn reached(&mut self) {
         self.began = self.clock.elapsed();
     }

@@ -20,7 +20,7 @@ pub(crate) use pace::{Moment, Pace};
 pub(crate) use stop::Stop;
 
 /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
-const MOST: usize = 64;
+pub(crate) const MOST: usize = 64;
 
 /// How many jobs run side by side.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ fn cores() -> usize {
 }
 
 impl Workers {
-    /// `n` workers; 0 means 1, and there is an upper limit of 64.
+    /// `n` workers; 0 means 1, and there is an upper limit of [`MOST`].
     pub(crate) fn new(n: usize) -> Self {
         Workers(NonZeroUsize::new(n.min(MOST)).unwrap_or(NonZeroUsize::MIN))
     }

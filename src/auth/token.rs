@@ -6,13 +6,14 @@ use serde::Deserialize;
 
 use super::azure::{self, Acr};
 use super::challenge::Challenge;
-use super::{Credentials, Secret, patiently};
+use super::{Credentials, patiently};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::http::{
     Client, Payload, Request, Response, Url, encode, is_private_literal, is_this_machine, problem,
 };
 use crate::oci::json;
 use crate::retry::Patience;
+use crate::secret::Secret;
 
 /// The most a token server's answer is read; an ECR or ACR token has a few KiB.
 const ANSWER_LIMIT: u64 = 1 << 20;

@@ -21,7 +21,7 @@ use crate::workers::{Stop, lock};
 
 pub(crate) use images::Image;
 pub(crate) use manifests::Fetched;
-pub(crate) use uploads::Send;
+pub(crate) use uploads::SendBytes;
 
 /// New tokens for one request that writes. The first one may be another worker's, and end with it.
 const RENEWALS: u32 = 3;

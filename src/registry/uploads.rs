@@ -10,7 +10,7 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
 
 /// Sends the bytes of a reader, and their number where it is known, to an upload session.
-pub(crate) type Send<'s> = dyn FnMut(&mut dyn Read, Option<u64>) -> Result<()> + 's;
+pub(crate) type SendBytes<'s> = dyn FnMut(&mut dyn Read, Option<u64>) -> Result<()> + 's;
 
 /// Bytes that go out in one request after a larger one was refused. Cloudflare takes 100 MB;
 /// smaller pieces cost a round trip each.
@@ -55,7 +55,7 @@ impl Remote<'_> {
     /// know the length before the bytes.
     pub(crate) fn upload(
         &self,
-        mut bytes: impl FnMut(&mut Send<'_>) -> Result<(Digest, u64)>,
+        mut bytes: impl FnMut(&mut SendBytes<'_>) -> Result<(Digest, u64)>,
     ) -> Result<(Digest, u64)> {
         let mut attempts = self.attempts();
         let mut farthest = 0;
@@ -212,7 +212,7 @@ impl Refused {
 
 /// The number of bytes that `bytes` sends. A blob that is compressed on its way is compressed twice
 /// then: keeping a piece of it in memory would cost each worker its size.
-fn measure(bytes: &mut impl FnMut(&mut Send<'_>) -> Result<(Digest, u64)>) -> Result<u64> {
+fn measure(bytes: &mut impl FnMut(&mut SendBytes<'_>) -> Result<(Digest, u64)>) -> Result<u64> {
     let (_, size) = bytes(&mut |reader, _| {
         io::copy(reader, &mut io::sink())
             .map(drop)
@@ -238,7 +238,7 @@ struct Upload<'u, 'a> {
 impl Upload<'_, '_> {
     fn run(
         &mut self,
-        bytes: &mut impl FnMut(&mut Send<'_>) -> Result<(Digest, u64)>,
+        bytes: &mut impl FnMut(&mut SendBytes<'_>) -> Result<(Digest, u64)>,
     ) -> Result<(Digest, u64)> {
         let remote = self.remote;
         let start = remote.url("blobs/uploads/")?;

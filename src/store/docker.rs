@@ -218,7 +218,7 @@ fn loose(
         jobs.push((at, diff_id, within(files, "Layers", name)?));
     }
     // What has to be read in its order would be decoded from its start for each step back.
-    jobs.sort_by_key(|(_, _, name)| files.place(name));
+    jobs.sort_by_key(|(_, _, name)| files.read_order(name));
     let found = files.readers(workers).map(&jobs, |(_, diff_id, name), _| {
         layer(files, diff_id, name, sources.get(diff_id))
     })?;
@@ -229,16 +229,16 @@ fn loose(
         Layer::Ready(descriptor) => descriptor.media_type == OCI_ZSTD,
         _ => false,
     });
-    let mut places = Vec::new();
+    let mut names = Vec::new();
     for (layer, (_, _, name)) in layers.iter_mut().zip(jobs) {
         match layer {
             Layer::Ready(descriptor) => {
                 if oci && descriptor.media_type == DOCKER_GZIP {
                     descriptor.media_type = OCI_GZIP.to_owned();
                 }
-                places.push((descriptor.digest.clone(), name));
+                names.push((descriptor.digest.clone(), name));
             }
-            Layer::Plain { diff_id, .. } => places.push((diff_id.clone(), name)),
+            Layer::Plain { diff_id, .. } => names.push((diff_id.clone(), name)),
             Layer::Foreign(_) => {}
         }
     }
@@ -250,7 +250,7 @@ fn loose(
         config_descriptor: descriptor(config_type, Digest::of(&config), config.len() as u64),
         config,
         layers,
-        places,
+        names,
     })
 }
 

@@ -110,7 +110,7 @@ impl Files {
     }
 
     /// Where files have to be read in their order: a number to order them by. Else 0.
-    pub(super) fn place(&self, name: &Name) -> u64 {
+    pub(super) fn read_order(&self, name: &Name) -> u64 {
         let found = self.sequential().map(|tarball| tarball.members.find(name));
         match found {
             Some(Ok(Some(extent))) => extent.at,

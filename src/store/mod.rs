@@ -57,7 +57,7 @@ pub(crate) struct Tree {
     blobs: Vec<Blob>,
 }
 
-/// A manifest or an index with its bytes. Made by [`Stored::new`] alone, which compares the digest.
+/// A stored document: a manifest or an index with its bytes. Made by [`Stored::new`] alone, which compares the digest.
 #[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
@@ -71,15 +71,15 @@ struct Blob {
     name: Name,
 }
 
-/// An image without a manifest of its own.
+/// An image of `docker save`, without a manifest of its own.
 pub(crate) struct Loose {
     /// The config's bytes; its descriptor is what a manifest of this image says.
     pub(crate) config: Vec<u8>,
     pub(crate) config_descriptor: Descriptor,
     /// Lowest first; the same one may come twice.
     pub(crate) layers: Vec<Layer>,
-    /// Where the bytes of a layer lie, by the digest of `Layer::digest`.
-    places: Vec<(Digest, Name)>,
+    /// In which file the bytes of a layer lie, by the digest of `Layer::digest`.
+    names: Vec<(Digest, Name)>,
 }
 
 /// One layer of a [`Loose`] image.
@@ -120,9 +120,9 @@ impl Source {
     }
 
     /// Where blobs have to be read in their order: a number to order them by. Else 0.
-    pub(crate) fn place(&self, digest: &Digest) -> u64 {
+    pub(crate) fn read_order(&self, digest: &Digest) -> u64 {
         self.find(digest)
-            .map_or(0, |(name, _)| self.files.place(name))
+            .map_or(0, |(name, _)| self.files.read_order(name))
     }
 
     /// How messages name the file behind a digest.
@@ -142,7 +142,7 @@ impl Source {
                 Some((&found.name, Some(found.descriptor.size)))
             }
             Image::Loose(loose) => {
-                let found = loose.places.iter().find(|(place, _)| place == digest)?;
+                let found = loose.names.iter().find(|(known, _)| known == digest)?;
                 Some((&found.1, None))
             }
         }

@@ -168,10 +168,10 @@ impl PrivateKey {
 }
 
 /// `None`: no key of this form. `Err`: one, but not for us.
-type Read = Option<std::result::Result<(Core, Pair), String>>;
+type Parsed = Option<std::result::Result<(Core, Pair), String>>;
 
 /// `PrivateKeyInfo` (RFC 5208), of whatever version.
-fn from_pkcs8(bytes: &[u8]) -> Read {
+fn from_pkcs8(bytes: &[u8]) -> Parsed {
     let mut info = Der::new(bytes).enter(der::SEQUENCE)?;
     // Quirk(notary, 0.7): version 1 without the public key that version 1 is there for.
     info.small_integer()?;
@@ -187,7 +187,7 @@ fn from_pkcs8(bytes: &[u8]) -> Read {
 }
 
 /// `ECPrivateKey` (RFC 5915). `curve` is what stands around it.
-fn from_sec1(bytes: &[u8], curve: Option<&[u8]>) -> Read {
+fn from_sec1(bytes: &[u8], curve: Option<&[u8]>) -> Parsed {
     let mut key = Der::new(bytes).enter(der::SEQUENCE)?;
     key.small_integer()?;
     let number = key.expect(der::OCTET_STRING)?;
@@ -217,7 +217,7 @@ fn from_sec1(bytes: &[u8], curve: Option<&[u8]>) -> Read {
 }
 
 /// `RSAPrivateKey` (RFC 8017, appendix A.1.2).
-fn from_pkcs1(bytes: &[u8]) -> Read {
+fn from_pkcs1(bytes: &[u8]) -> Parsed {
     let mut key = Der::new(bytes).enter(der::SEQUENCE)?;
     key.small_integer()?;
     let [modulus, exponent] = [key.expect(der::INTEGER)?, key.expect(der::INTEGER)?];
@@ -228,7 +228,7 @@ fn from_pkcs1(bytes: &[u8]) -> Read {
 }
 
 /// The public key, then the private one, which is the seed and again the public key.
-fn from_notary_ed25519(bytes: &[u8]) -> Read {
+fn from_notary_ed25519(bytes: &[u8]) -> Parsed {
     let (public, private) = bytes.split_at_checked(NUMBER)?;
     let (seed, again) = private.split_at_checked(NUMBER)?;
     match (from_seed(seed)?, public == again) {
@@ -239,7 +239,7 @@ fn from_notary_ed25519(bytes: &[u8]) -> Read {
     }
 }
 
-fn from_seed(seed: &[u8]) -> Read {
+fn from_seed(seed: &[u8]) -> Parsed {
     let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
     let core = Core::Ed25519(pair.public_key().as_ref().to_vec());
     Some(Ok((core, Pair::Ed25519(pair))))

@@ -13,8 +13,8 @@ use super::{cores, lock};
 /// How long the processors are watched: connecting takes the first tens of milliseconds.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// Busy processors work for this much of the time at least, in eighths. With a registry on the same
-/// machine, which needs its own share, seven were seen.
+/// Busy processors work for this much of the time at least, in eighths. Seven were measured with a
+/// registry on the same machine, which needs its own share.
 const BUSY_EIGHTHS: u32 = 5;
 
 /// A moment: time since some start, and processor time that the process has used until then.
