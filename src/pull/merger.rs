@@ -22,7 +22,7 @@ struct Waiting {
     /// Somebody is merging.
     merging: bool,
     /// A layer could not be merged because of what was left out below.
-    wanted: bool,
+    incomplete: bool,
 }
 
 /// A layer whose bytes are right.
@@ -51,10 +51,10 @@ impl<'m> Merger<'m> {
             // After a failure nobody merges any more: `merging` stays as it is.
             let merged = self.rootfs.merge(layer.tree).doing(|| layer.name)?;
             let mut state = lock(&self.state);
-            if let Outcome::Wanted = merged {
+            if let Outcome::Incomplete = merged {
                 // An image that fails is not fetched again.
                 stop.check()?;
-                state.wanted = true;
+                state.incomplete = true;
                 return Err(Error::local("what was left out is needed"));
             }
             state.merging = false;
@@ -77,8 +77,8 @@ impl<'m> Merger<'m> {
     }
 
     /// The whole image is needed once more, nothing left out.
-    pub(super) fn wanted(&self) -> bool {
-        lock(&self.state).wanted
+    pub(super) fn incomplete(&self) -> bool {
+        lock(&self.state).incomplete
     }
 
     pub(super) fn into_rootfs(self) -> Rootfs<'m> {
@@ -107,7 +107,7 @@ mod tests {
             let proof = || Checked::new(io::empty(), &Digest::of(b""), None).finish();
             let unpacked = merger
                 .rootfs()
-                .unpack(at, Selection::Needed, &mut tar.as_slice());
+                .unpack(at, Selection::SkipReplaced, &mut tar.as_slice());
             let Outcome::Done(tree) = unpacked.unwrap() else {
                 panic!("nothing was left out");
             };

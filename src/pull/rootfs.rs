@@ -29,7 +29,7 @@ const LARGE_FROM: u64 = 1 << 20;
 const KEPT: u64 = 1 << 10;
 
 /// Why something is fetched again that was right.
-const WANTED: &str =
+const INCOMPLETE: &str =
     "needs files that were not made because layers above replace them: fetching it once more";
 
 /// Fetches the layers of an image into `rootfs`.
@@ -69,12 +69,12 @@ pub(crate) fn rootfs(
         kept: Kept::of(manifest),
         pace: Pace::new(moment(context)),
         merger: Merger::new(rootfs),
-        selection: Selection::Needed,
+        selection: Selection::SkipReplaced,
     };
     loop {
         let stop = remote.new_stop();
         let fetched = workers.map_until(&stop, &layers, |layer, others| pull.layer(layer, others));
-        let wanted = pull.merger.wanted();
+        let incomplete = pull.merger.incomplete();
         let mut rootfs = pull.merger.into_rootfs();
         let failed = match fetched {
             Ok(_) => {
@@ -82,14 +82,14 @@ pub(crate) fn rootfs(
                 progress.finish("fetched");
                 return Ok(());
             }
-            Err(_) if wanted => rootfs.restart().err(),
+            Err(_) if incomplete => rootfs.restart().err(),
             Err(error) => Some(error),
         };
         if let Some(error) = failed {
             rootfs.discard();
             return Err(error);
         }
-        context.report.info(format!("the image {WANTED}"));
+        context.report.info(format!("the image {INCOMPLETE}"));
         layers.iter().for_each(|layer| progress.restart(layer.at));
         pull.merger = Merger::new(rootfs);
         pull.selection = Selection::All;
@@ -198,7 +198,7 @@ enum Failure {
     /// The bytes are not the ones asked for, which may be a fault on the way.
     WrongBytes(Error),
     /// Something was left out that is needed after all.
-    Wanted,
+    Incomplete,
 }
 
 impl Pull<'_, '_> {
@@ -215,9 +215,11 @@ impl Pull<'_, '_> {
         loop {
             match self.attempt(layer, selection, others) {
                 Ok(complete) => return self.merger.add(layer.at, complete, others.stop()),
-                Err(Failure::Wanted) => {
+                Err(Failure::Incomplete) => {
                     let number = layer.at + 1;
-                    self.context.report.info(format!("layer {number} {WANTED}"));
+                    self.context
+                        .report
+                        .info(format!("layer {number} {INCOMPLETE}"));
                     selection = Selection::All;
                 }
                 Err(Failure::WrongBytes(error)) if !repeated => {
@@ -257,7 +259,7 @@ impl Pull<'_, '_> {
                 // Whoever reads ahead would wait long for a registry that does not answer. What
                 // is hostile is read to its end: it may be no more than a fault on the way.
                 match &unpacked {
-                    Ok(Outcome::Wanted) => stop.set(),
+                    Ok(Outcome::Incomplete) => stop.set(),
                     Err(error) if error.kind() == Kind::Local => stop.set(),
                     Ok(Outcome::Done(_)) | Err(_) => {}
                 }
@@ -272,7 +274,7 @@ impl Pull<'_, '_> {
                 }),
                 Err(error) => Err(wrong_or_final(error)),
             },
-            Ok(Outcome::Wanted) => Err(Failure::Wanted),
+            Ok(Outcome::Incomplete) => Err(Failure::Incomplete),
             // Whether the image is broken or its bytes are is known when all of them were read.
             Err(broken) if broken.kind() == Kind::Hostile => match blob.finish() {
                 Ok(_) => Err(Failure::Final(broken)),
@@ -311,7 +313,7 @@ fn unpack(
 ) -> Result<Outcome<(Unpacked, Verified)>> {
     let mut plain = Checked::new(plain, layer.diff_id, None);
     let Outcome::Done(tree) = rootfs.unpack(layer.at, selection, &mut plain)? else {
-        return Ok(Outcome::Wanted);
+        return Ok(Outcome::Incomplete);
     };
     // An error of the reader is no word about the digest.
     plain.drain()?;

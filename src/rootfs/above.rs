@@ -12,9 +12,11 @@
 //!   whatever comes into that place later hides it too.
 //! - A plain layer in between does not miss what is not there.
 //! - A later entry of the layer itself may (a hard link to it, a name below it). It
-//!   [wants it](Above::want), and the layer is unpacked again, everything of it.
+//!   [requires it](Above::require): the unpacking ends with an error that nobody sees, which
+//!   [`Above::is_incomplete`] tells from others, and the layer is unpacked again, everything of it.
 //! - A layer that looked plain may not stay so, and one whose bytes were wrong is unpacked again.
-//!   That is noticed at its merge at the latest ([`Seen`]), and the whole image is unpacked again.
+//!   That is noticed at its merge at the latest ([`Sightings`]), and the whole image is unpacked
+//!   again.
 //!
 //! Only what the machine would have said of a file that is not made (no room, no such owner) is not
 //! heard.
@@ -72,21 +74,21 @@ impl Begun {
 
     /// The layers whose entries replace those of layer `number`, lowest first: the plain ones up to
     /// the first that is not, or of which nothing is known yet.
-    fn above(&self, number: usize) -> Vec<Sight> {
+    fn above(&self, number: usize) -> Vec<Sighting> {
         let attempts = lock(&self.attempts);
         let above = (number + 1..).map_while(|layer| Some((layer, attempts.get(&layer)?)));
         let plain = above.take_while(|(_, attempt)| attempt.is_plain());
-        let sights = plain.map(|(layer, attempt)| Sight {
+        let sightings = plain.map(|(layer, attempt)| Sighting {
             layer,
             attempt: attempt.id,
         });
-        sights.take(UPPER_LIMIT).collect()
+        sightings.take(UPPER_LIMIT).collect()
     }
 
     /// Whether layer `number` can rely on what it has seen, as far as is known.
-    fn bears_out(&self, number: usize, seen: &Seen) -> bool {
+    fn still_holds(&self, number: usize, seen: &Sightings) -> bool {
         let above = self.above(number);
-        seen.0.iter().all(|sight| above.contains(sight))
+        seen.0.iter().all(|sighting| above.contains(sighting))
     }
 }
 
@@ -98,16 +100,16 @@ impl Attempt {
 
 /// A layer as it was seen: its number, and that of its attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Sight {
+pub(super) struct Sighting {
     pub(super) layer: usize,
     attempt: u64,
 }
 
 /// The layers because of which something was left out.
 #[derive(Default)]
-pub(super) struct Seen(BTreeSet<Sight>);
+pub(super) struct Sightings(BTreeSet<Sighting>);
 
-impl Seen {
+impl Sightings {
     pub(super) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
@@ -116,8 +118,8 @@ impl Seen {
     /// was left out, or lies between and does not miss it.
     pub(super) fn is_wrong_about(&self, layer: usize, attempt: &Attempt) -> bool {
         let matters = self.0.last().is_some_and(|highest| layer <= highest.layer);
-        let mut seen = self.0.iter().filter(|sight| sight.layer == layer);
-        matters && !attempt.is_plain() || seen.any(|sight| sight.attempt != attempt.id)
+        let mut seen = self.0.iter().filter(|sighting| sighting.layer == layer);
+        matters && !attempt.is_plain() || seen.any(|sighting| sighting.attempt != attempt.id)
     }
 
     #[cfg(test)]
@@ -145,13 +147,13 @@ pub(super) struct Above<'a> {
     /// Hashes of places. Two places with one hash cost a second attempt, no more.
     left_out: HashSet<u64>,
     hasher: RandomState,
-    seen: Seen,
-    wanted: Cell<bool>,
+    seen: Sightings,
+    incomplete: Cell<bool>,
 }
 
 /// The tree of a layer above.
 struct Upper {
-    sight: Sight,
+    sighting: Sighting,
     root: OwnedFd,
     /// Its directory at the place that is looked at, if it has one.
     here: Option<OwnedFd>,
@@ -180,14 +182,14 @@ impl<'a> Above<'a> {
             opened: 0,
             left_out: HashSet::new(),
             hasher: RandomState::new(),
-            seen: Seen::default(),
-            wanted: Cell::new(false),
+            seen: Sightings::default(),
+            incomplete: Cell::new(false),
         }
     }
 
     /// A layer above because of which `name` in `directory` can be left out: it has something other
     /// than a directory in its place.
-    pub(super) fn find(&mut self, directory: &[u8], name: &[u8]) -> Option<Sight> {
+    pub(super) fn find(&mut self, directory: &[u8], name: &[u8]) -> Option<Sighting> {
         let everything = self.selection == Selection::All || !self.attempt.is_plain();
         if everything || self.left_out.len() >= LEFT_OUT_LIMIT {
             return None;
@@ -198,20 +200,24 @@ impl<'a> Above<'a> {
             self.look_at(directory, changes);
         }
         let upper = self.upper.iter().find(|upper| upper.has(name))?;
-        Some(upper.sight)
+        Some(upper.sighting)
     }
 
     fn look_at(&mut self, directory: &[u8], changes: u64) {
         if changes != self.changes {
             self.changes = changes;
             self.upper.clear();
-            for sight in self.begun.above(self.number) {
+            for sighting in self.begun.above(self.number) {
                 self.opened += 2;
-                let layer = open_directory(self.layers, &sight.layer.to_string());
+                let layer = open_directory(self.layers, &sighting.layer.to_string());
                 // What cannot be opened replaces nothing.
                 if let Ok(root) = layer.and_then(|layer| open_directory(layer, TREE)) {
                     let here = None;
-                    self.upper.push(Upper { sight, root, here });
+                    self.upper.push(Upper {
+                        sighting,
+                        root,
+                        here,
+                    });
                 }
             }
         }
@@ -227,7 +233,7 @@ impl<'a> Above<'a> {
     }
 
     /// Remembers that nothing was made at `place`, because of what was found there.
-    pub(super) fn leave_out(&mut self, place: &[u8], found: Sight) {
+    pub(super) fn leave_out(&mut self, place: &[u8], found: Sighting) {
         self.left_out.insert(self.hasher.hash_one(place));
         self.seen.0.insert(found);
     }
@@ -237,12 +243,12 @@ impl<'a> Above<'a> {
     /// leaves nothing out, and nothing is left out because of it.
     ///
     /// # Errors
-    /// Something was left out already: it is wanted.
+    /// Something was left out already, and is required.
     pub(super) fn depends(&self) -> Result<()> {
         if self.attempt.plain.swap(false, Ordering::Relaxed) {
             self.begun.changes.fetch_add(1, Ordering::Relaxed);
         }
-        self.want_if(!self.left_out.is_empty())
+        self.require_if(!self.left_out.is_empty())
     }
 
     pub(super) fn has_left_out(&self, place: &[u8]) -> bool {
@@ -252,31 +258,31 @@ impl<'a> Above<'a> {
     /// What should be at `place` matters, where nothing was found.
     ///
     /// # Errors
-    /// It was left out; [`Above::wanted`] from now on.
-    pub(super) fn want(&self, place: &[u8]) -> Result<()> {
-        self.want_if(self.has_left_out(place))
+    /// It was left out; [`Above::is_incomplete`] from now on.
+    pub(super) fn require(&self, place: &[u8]) -> Result<()> {
+        self.require_if(self.has_left_out(place))
     }
 
-    fn want_if(&self, left_out: bool) -> Result<()> {
+    fn require_if(&self, left_out: bool) -> Result<()> {
         if left_out {
-            self.wanted.set(true);
-            return Err(Error::local("what was left out is wanted"));
+            self.incomplete.set(true);
+            return Err(Error::local("what was left out is required"));
         }
         Ok(())
     }
 
-    /// Something that was left out is wanted: the layer must be unpacked again in whole.
-    pub(super) fn wanted(&self) -> bool {
-        self.wanted.get()
+    /// Something that was left out is required: the layer must be unpacked again in whole.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.incomplete.get()
     }
 
     /// At the end of the layer: because of which layers something was left out.
     ///
     /// # Errors
-    /// They are not what they were taken for: what was left out is wanted.
-    pub(super) fn take_seen(&mut self) -> Result<Seen> {
+    /// They are not what they were taken for: what was left out is required.
+    pub(super) fn take_sightings(&mut self) -> Result<Sightings> {
         let seen = std::mem::take(&mut self.seen);
-        self.want_if(!self.begun.bears_out(self.number, &seen))?;
+        self.require_if(!self.begun.still_holds(self.number, &seen))?;
         Ok(seen)
     }
 }
@@ -329,7 +335,7 @@ mod tests {
         let layers = std::fs::File::open(scratch.path()).unwrap();
         let attempt = begun.begin(0);
         let layers = layers.as_fd();
-        let mut above = Above::new(&begun, layers, 0, &attempt, Selection::Needed);
+        let mut above = Above::new(&begun, layers, 0, &attempt, Selection::SkipReplaced);
         for n in 0..ENTRIES {
             let place = &places[n as usize % 2];
             assert_eq!(above.find(place.as_bytes(), b"f"), None);

@@ -38,7 +38,7 @@ use crate::error::{Doing, Result};
 use crate::oci::digest::Verified;
 use crate::report::Report;
 use crate::workers::lock;
-use above::{Above, Attempt, Begun, Seen};
+use above::{Above, Attempt, Begun, Sightings};
 use calls::{EPOCH, failed, make_directory, open_directory, times};
 use merge::Merge;
 use meta::Keeper;
@@ -58,7 +58,7 @@ pub(crate) struct Rootfs<'a> {
     keeper: Keeper<'a>,
     begun: Begun,
     /// Because of which layers something was left out of those that are merged.
-    seen: Mutex<Seen>,
+    seen: Mutex<Sightings>,
 }
 
 /// A layer in a tree of its own, not yet believed.
@@ -86,7 +86,7 @@ impl Unpacked {
 pub(crate) enum Selection {
     All,
     /// Not what layers above, as far as they are unpacked, have in its place.
-    Needed,
+    SkipReplaced,
 }
 
 /// How a step went that may have to be taken again with [`Selection::All`].
@@ -94,7 +94,7 @@ pub(crate) enum Selection {
 pub(crate) enum Outcome<T> {
     Done(T),
     /// Something was left out that is needed after all.
-    Wanted,
+    Incomplete,
 }
 
 impl<'a> Rootfs<'a> {
@@ -138,7 +138,7 @@ impl<'a> Rootfs<'a> {
     /// at the same layer left is removed first. Different layers may be unpacked on different
     /// threads at once. Reads to the end of the tar, not of the stream: the caller drains it.
     ///
-    /// With [`Selection::Needed`] it may end in [`Outcome::Wanted`], anywhere in the stream.
+    /// With [`Selection::SkipReplaced`] it may end in [`Outcome::Incomplete`], anywhere in the stream.
     ///
     /// # Errors
     /// [`Kind::Hostile`](crate::error::Kind) for a tar or an entry that nobody honest would send,
@@ -166,13 +166,13 @@ impl<'a> Rootfs<'a> {
                 attempt,
                 summary,
             }),
-            Outcome::Wanted => Outcome::Wanted,
+            Outcome::Incomplete => Outcome::Incomplete,
         })
     }
 
     /// Merges a layer into the rootfs. In order, lowest first.
     ///
-    /// With [`Outcome::Wanted`] all layers are needed once more and in whole, in a rootfs that
+    /// With [`Outcome::Incomplete`] all layers are needed once more and in whole, in a rootfs that
     /// starts anew.
     ///
     /// # Errors
@@ -180,7 +180,7 @@ impl<'a> Rootfs<'a> {
     pub(crate) fn merge(&self, Proven(layer): Proven) -> Result<Outcome<()>> {
         let mut seen = lock(&self.seen);
         if seen.is_wrong_about(layer.number, &layer.attempt) {
-            return Ok(Outcome::Wanted);
+            return Ok(Outcome::Incomplete);
         }
         let name = layer.number.to_string();
         let directory = open_directory(&self.layers, &name)?;

@@ -253,7 +253,7 @@ impl Run<'_> {
             let _ = self.unpack(number, wrong);
         }
         let unpacked = match self.unpack(number, bytes) {
-            Ok(Outcome::Wanted) => {
+            Ok(Outcome::Incomplete) => {
                 self.again.set(self.again.get() + 1);
                 self.rootfs.unpack_whole(number, bytes)
             }
@@ -281,7 +281,7 @@ impl Run<'_> {
         // As small layers are.
         let selection = match self.below(4) {
             0 => Selection::All,
-            _ => Selection::Needed,
+            _ => Selection::SkipReplaced,
         };
         self.rootfs.unpack(number, selection, &mut tar)
     }
@@ -314,7 +314,7 @@ fn apply_at_once(
     }
     for layer in run.unpacked.into_inner().into_values() {
         tally.left_out += u64::from(!layer.summary.seen.is_empty());
-        if let Outcome::Wanted = rootfs.merge(layer.believe_anyway())? {
+        if let Outcome::Incomplete = rootfs.merge(layer.believe_anyway())? {
             tally.image_again += 1;
             rootfs.restart()?;
             return apply_into(rootfs, layers);

@@ -59,7 +59,7 @@ impl Rootfs<'_> {
     pub(super) fn unpack_whole(&self, number: usize, tar: &[u8]) -> Result<Unpacked> {
         match self.unpack(number, Selection::All, &mut &*tar)? {
             Outcome::Done(unpacked) => Ok(unpacked),
-            Outcome::Wanted => panic!("nothing was left out"),
+            Outcome::Incomplete => panic!("nothing was left out"),
         }
     }
 
@@ -67,7 +67,7 @@ impl Rootfs<'_> {
     pub(super) fn merge_whole(&self, layer: Unpacked) -> Result<()> {
         match self.merge(layer.believe_anyway())? {
             Outcome::Done(()) => Ok(()),
-            Outcome::Wanted => panic!("nothing was left out"),
+            Outcome::Incomplete => panic!("nothing was left out"),
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{fallocate, ftruncate, linkat, mknodat, openat, statat, symlinka
 use rustix::io::Errno;
 
 use super::Outcome;
-use super::above::{Above, Seen};
+use super::above::{Above, Sightings};
 use super::calls::{failed, not_made};
 use super::meta::{Born, Keeper, time};
 use super::path;
@@ -36,7 +36,7 @@ pub(super) struct Summary {
     /// An entry describes the root itself.
     pub(super) root_described: bool,
     /// Because of which layers something was left out here.
-    pub(super) seen: Seen,
+    pub(super) seen: Sightings,
 }
 
 pub(super) struct Unpack<'a> {
@@ -75,9 +75,9 @@ impl<'a> Unpack<'a> {
 
     /// Reads entries to the end of the tar; what follows it is left in `tar`.
     pub(super) fn run(mut self, tar: &mut dyn BufRead) -> Result<Outcome<Summary>> {
-        let seen = self.entries(tar).and_then(|()| self.above.take_seen());
+        let seen = self.entries(tar).and_then(|()| self.above.take_sightings());
         match seen {
-            Err(_) if self.above.wanted() => Ok(Outcome::Wanted),
+            Err(_) if self.above.is_incomplete() => Ok(Outcome::Incomplete),
             seen => self.finish(seen?).map(Outcome::Done),
         }
     }
@@ -92,7 +92,7 @@ impl<'a> Unpack<'a> {
         Ok(())
     }
 
-    fn finish(mut self, seen: Seen) -> Result<Summary> {
+    fn finish(mut self, seen: Sightings) -> Result<Summary> {
         self.tree.close()?;
         // Only there to be linked to.
         let root = self.tree.directory(b"")?;
@@ -203,7 +203,7 @@ impl<'a> Unpack<'a> {
     fn resolve(&mut self, place: &[u8]) -> Result<Walked> {
         let above = &self.above;
         self.tree.walk(place, &mut |missing| {
-            above.want(missing)?;
+            above.require(missing)?;
             Ok(false)
         })
     }
@@ -254,7 +254,7 @@ impl<'a> Unpack<'a> {
         self.implied.remove(new.place)?;
         let slot = match self.make(new)? {
             Some(slot) => {
-                self.above.want(new.place)?;
+                self.above.require(new.place)?;
                 slot
             }
             None => match self.tree.child(new.parent, new.name)? {
@@ -382,7 +382,7 @@ impl<'a> Unpack<'a> {
         self.keeper
             .report()
             .debug(|| format!("the device {place} is skipped"));
-        self.above.want(new.place)?;
+        self.above.require(new.place)?;
         self.clear(new)?;
         self.removals.push(self.layer, REMOVE, new.place)
     }
@@ -406,7 +406,7 @@ impl<'a> Unpack<'a> {
             (_, Some(_)) if real == new.place => Ok(()),
             (_, None) if self.above.has_left_out(&real) => match self.leave_out(new)? {
                 true => Ok(()),
-                false => self.above.want(&real),
+                false => self.above.require(&real),
             },
             (Some(directory), Some(kind)) => {
                 if self.leave_out(new)? {

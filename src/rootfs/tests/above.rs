@@ -51,7 +51,7 @@ fn from_the_top(
         .filter(|(_, layer)| !layer.summary.seen.is_empty());
     left_out.extend(seen.map(|(number, _)| *number));
     for layer in unpacked.into_values() {
-        if let Outcome::Wanted = rootfs.merge(layer.believe_anyway())? {
+        if let Outcome::Incomplete = rootfs.merge(layer.believe_anyway())? {
             *again = Again::Image;
             rootfs.restart()?;
             for (number, layer) in layers.iter().enumerate() {
@@ -84,11 +84,11 @@ fn unpack_below(
             }
         }),
     };
-    let outcome = rootfs.unpack(number, Selection::Needed, &mut tar);
+    let outcome = rootfs.unpack(number, Selection::SkipReplaced, &mut tar);
     beside?;
     let layer = match outcome? {
         Outcome::Done(layer) => layer,
-        Outcome::Wanted => {
+        Outcome::Incomplete => {
             *again = Again::Layer;
             rootfs.unpack_whole(number, &layer.0)?
         }
@@ -186,11 +186,11 @@ fn what_a_layer_had_in_an_attempt_that_failed_replaces_nothing() {
     let scratch = Scratch::in_memory();
     let report = Report::new(false, Hidden::default());
     let rootfs = Rootfs::create(scratch.path(), &report).unwrap();
-    let unpack = |number, bytes: &[u8]| match rootfs.unpack(number, Selection::Needed, &mut &*bytes)
-    {
-        Ok(Outcome::Done(layer)) => layer,
-        _ => panic!("layer {number}"),
-    };
+    let unpack =
+        |number, bytes: &[u8]| match rootfs.unpack(number, Selection::SkipReplaced, &mut &*bytes) {
+            Ok(Outcome::Done(layer)) => layer,
+            _ => panic!("layer {number}"),
+        };
     drop(unpack(1, &wrong));
     let lower = unpack(0, &lower);
     assert!(!lower.summary.seen.is_empty());
@@ -201,7 +201,7 @@ fn what_a_layer_had_in_an_attempt_that_failed_replaces_nothing() {
     ));
     assert!(matches!(
         rootfs.merge(upper.believe_anyway()),
-        Ok(Outcome::Wanted)
+        Ok(Outcome::Incomplete)
     ));
 }
 
