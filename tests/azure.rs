@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use clouds::{Reply, Seen, Server, reply};
-use common::{Authority, Fault, Program, Registry, Tokens, answer, image, layer};
+use common::{Authority, Fault, Program, Registry, Tokens, answer, image, layer, merge};
 use serde_json::{Value, json};
 
 const HOST: &str = "myregistry.azurecr.io";
@@ -88,18 +88,14 @@ impl Setup {
 
 impl Azure {
     fn program(&self, make: impl Fn(Value) -> Program, fields: Value) -> Program {
-        let mut source = json!({
+        let source = json!({
             "repository": format!("{HOST}/team/app"),
             "tag": "1",
             "azure_acr": true,
             "ca_certs": [self.ca],
         });
-        for (name, value) in fields.as_object().unwrap() {
-            source[name] = value.clone();
-        }
-        make(json!({"source": source}))
-            .env("http_proxy", self.proxy.url())
-            .env("https_proxy", self.proxy.url())
+        self.proxy
+            .program(make, merge(source, fields))
             .against(&self.registry)
             .showing(&format!(" through the proxy {}", self.proxy.url()), "")
     }

@@ -11,7 +11,9 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Answer, Fault, Gate, Image, Program, Registry, Setup, Tokens, image, index, layer};
+use common::{
+    Answer, Fault, Gate, Image, Program, Registry, Setup, Tokens, image, index, layer, merge,
+};
 use serde_json::{Value, json};
 
 /// An image that differs from others by its label alone.
@@ -20,16 +22,7 @@ fn labelled(label: &str, created: Option<&str>) -> Image {
 }
 
 fn source(registry: &Registry, fields: Value) -> Value {
-    let mut source = json!({"repository": registry.repository("t/a")});
-    merge(&mut source, fields);
-    source
-}
-
-fn merge(into: &mut Value, fields: Value) {
-    let Value::Object(fields) = fields else {
-        panic!("fields are an object")
-    };
-    into.as_object_mut().unwrap().extend(fields);
+    merge(json!({"repository": registry.repository("t/a")}), fields)
 }
 
 fn check(registry: &Registry, fields: Value, version: Value) -> Program {

@@ -18,21 +18,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{
-    Fault, Gate, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, tree,
+    Fault, Gate, Image, Layer, Output, Program, Registry, assert_tree, image, index, layer, merge,
+    tree,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 fn get(registry: &Registry, digest: &str, source: Value, params: Value) -> Program {
-    let mut request = json!({
-        "source": {"repository": registry.repository("t/a")},
+    let request = json!({
+        "source": merge(json!({"repository": registry.repository("t/a")}), source),
         "version": {"tag": "1", "digest": digest},
         "params": params,
     });
-    let Value::Object(fields) = source else {
-        panic!("fields are an object")
-    };
-    request["source"].as_object_mut().unwrap().extend(fields);
     Program::get(request).against(registry)
 }
 

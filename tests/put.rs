@@ -10,7 +10,7 @@
 mod common;
 
 use common::{
-    Fault, Image, Offence, Program, Registry, Tokens, answer, image, index, layer, noise,
+    Fault, Image, Offence, Program, Registry, Tokens, answer, image, index, layer, merge, noise,
 };
 use serde_json::{Value, json};
 
@@ -24,16 +24,10 @@ fn app(content: &str) -> Image {
 
 /// A put of `image` as an OCI layout directory named `image`.
 fn put(registry: &Registry, image: &Image, source: Value, params: Value) -> Program {
-    let mut request = json!({
-        "source": {"repository": registry.repository("t/a")},
-        "params": {"image": "image"},
+    let request = json!({
+        "source": merge(json!({"repository": registry.repository("t/a")}), source),
+        "params": merge(json!({"image": "image"}), params),
     });
-    for (part, fields) in [("source", source), ("params", params)] {
-        let Value::Object(fields) = fields else {
-            panic!("fields are an object")
-        };
-        request[part].as_object_mut().unwrap().extend(fields);
-    }
     let program = Program::put(request).against(registry);
     image.write_layout(&program.directory_argument().join("image"), None);
     program

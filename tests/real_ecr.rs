@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use clouds::{Seen, reply};
 use common::{
-    Authority, DockerRegistry, Output, Program, RealSetup, Server, image, layer, normalise,
+    Authority, DockerRegistry, Output, Program, RealSetup, Server, image, layer, merge, normalise,
 };
 use serde_json::{Value, json};
 
@@ -228,17 +228,14 @@ impl Ecr {
     }
 
     fn program(&self, moto: &str, make: impl Fn(Value) -> Program, fields: Value) -> Program {
-        let mut source = json!({
+        let source = json!({
             "repository": "team/app",
             "tag": "1",
             "aws_region": "eu-west-1",
             "ca_certs": [self.ca],
         });
-        for (name, value) in fields.as_object().unwrap() {
-            source[name] = value.clone();
-        }
-        make(json!({"source": source}))
-            .env("https_proxy", self.proxy.url())
+        self.proxy
+            .program(make, merge(source, fields))
             .env("AWS_ENDPOINT_URL", moto)
             .env("AWS_EC2_METADATA_DISABLED", "true")
     }
@@ -250,13 +247,6 @@ fn of(keys: &Keys) -> Value {
         "aws_secret_access_key": keys.secret,
         "aws_session_token": keys.token,
     })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    for (name, value) in more.as_object().unwrap() {
-        fields[name] = value.clone();
-    }
-    fields
 }
 
 /// The last four characters, as the log shows a key.
@@ -277,7 +267,7 @@ fn an_image_goes_out_and_in_with_a_chain_of_roles() {
     let moto = Moto::start();
     moto.check_everything(true);
     let ecr = Ecr::start();
-    let login = with(
+    let login = merge(
         of(&moto.ci),
         json!({"aws_role_arns": [ROLE_A, ROLE_B], "debug": true}),
     );
@@ -318,7 +308,7 @@ fn an_image_goes_out_and_in_with_a_chain_of_roles() {
                 request["version"] = answer["version"].clone();
                 Program::get(request)
             },
-            with(login, json!({"repository": format!("{HOST}/team/app")})),
+            merge(login, json!({"repository": format!("{HOST}/team/app")})),
         )
         .run();
     get.succeeds();
@@ -345,7 +335,7 @@ fn signatures_session_tokens_and_policies_decide() {
 
     check(of(&moto.ci)).run().succeeds_with(missing.clone());
     check(of(&session)).run().succeeds_with(missing.clone());
-    check(with(of(&moto.ci), json!({"aws_role_arn": ROLE_B})))
+    check(merge(of(&moto.ci), json!({"aws_role_arn": ROLE_B})))
         .run()
         .succeeds_with(missing.clone());
     check(json!({}))
@@ -406,7 +396,7 @@ fn signatures_session_tokens_and_policies_decide() {
         "check the key id; a temporary key (ASIA…) needs its session token as well",
     );
     fails(
-        with(of(&session), json!({"aws_session_token": "another"})),
+        merge(of(&session), json!({"aws_session_token": "another"})),
         &format!("{}InvalidClientTokenId: ", ask(&key(&session))),
         "check the key id, the session token, and that both belong together",
     );
@@ -420,7 +410,7 @@ fn signatures_session_tokens_and_policies_decide() {
         "allow this identity `ecr:GetAuthorizationToken`",
     );
     fails(
-        with(of(&moto.ci), json!({"aws_role_arn": ROLE_A})),
+        merge(of(&moto.ci), json!({"aws_role_arn": ROLE_A})),
         &format!(
             "{}AccessDenied: User: arn:aws:sts::123456789012:assumed-role/role-a/registry-image \
              is not authorized to perform: ecr:GetAuthorizationToken",
@@ -429,7 +419,7 @@ fn signatures_session_tokens_and_policies_decide() {
         "allow this identity `ecr:GetAuthorizationToken`",
     );
     fails(
-        with(of(&moto.nobody), json!({"aws_role_arn": ROLE_B})),
+        merge(of(&moto.nobody), json!({"aws_role_arn": ROLE_B})),
         &format!(
             "check: log in to Amazon ECR: assume the role {ROLE_B} with {}: POST {}/: 403 \
              Forbidden: AccessDenied: User: arn:aws:iam::123456789012:user/nobody is not \

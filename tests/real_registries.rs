@@ -17,7 +17,7 @@ use std::path::Path;
 
 use common::{
     DockerRegistry, Image, Output, Program, Server, TempDir, find, image, index, lacking, layer,
-    noise,
+    merge, noise,
 };
 use serde_json::{Value, json};
 
@@ -213,10 +213,7 @@ fn pushes_the_recorded_tags(registry: &Registry) {
             let tags = existing.join(" ");
             out(registry.source(&name), params, "old", Some(&tags)).succeeds();
         }
-        let mut source = registry.source(&name);
-        for (field, value) in case["source"].as_object().unwrap() {
-            source[field] = value.clone();
-        }
+        let source = merge(registry.source(&name), case["source"].clone());
         let tags = case["additional_tags_file"].as_str();
         let output = out(source, case["params"].clone(), "new", tags);
         let pushed = texts(&case["tags"]);

@@ -16,7 +16,7 @@ mod relay;
 
 use common::{
     Authority, DockerRegistry, Image, Output, Program, Proxy, RealSetup, RealTokens, Registry,
-    Server, free_port, image, layer, noise, require,
+    Server, free_port, image, layer, merge, noise, require,
 };
 use relay::{Plan, Relay};
 use serde_json::{Value, json};
@@ -31,21 +31,21 @@ fn app(bytes: usize) -> Image {
     image(layers).oci()
 }
 
-fn merge(mut into: Value, fields: &Value) -> Value {
-    let members = fields.as_object().unwrap().clone();
-    into.as_object_mut().unwrap().extend(members);
-    into
-}
-
 fn put(repository: &str, image: &Image, fields: &Value) -> Program {
-    let source = merge(json!({"repository": repository, "tag": "1"}), fields);
+    let source = merge(
+        json!({"repository": repository, "tag": "1"}),
+        fields.clone(),
+    );
     let program = Program::put(json!({"source": source, "params": {"image": "image"}}));
     image.write_layout(&program.directory_argument().join("image"), None);
     program
 }
 
 fn get(repository: &str, image: &Image, fields: &Value) -> Program {
-    let source = merge(json!({"repository": repository, "tag": "1"}), fields);
+    let source = merge(
+        json!({"repository": repository, "tag": "1"}),
+        fields.clone(),
+    );
     Program::get(json!({
         "source": source,
         "version": {"tag": "1", "digest": image.digest},
@@ -54,7 +54,10 @@ fn get(repository: &str, image: &Image, fields: &Value) -> Program {
 }
 
 fn check(repository: &str, fields: &Value) -> Program {
-    let source = merge(json!({"repository": repository, "tag": "1"}), fields);
+    let source = merge(
+        json!({"repository": repository, "tag": "1"}),
+        fields.clone(),
+    );
     Program::check(json!({ "source": source }))
 }
 

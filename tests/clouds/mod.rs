@@ -19,6 +19,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use serde_json::{Value, json};
+
+use crate::common::Program;
+
 /// A request as it came: the target of a proxied one is a whole URL.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -142,6 +146,13 @@ impl Server {
             }
         });
         Server { shared, address }
+    }
+
+    /// A program that reaches the cloud through this.
+    pub fn program(&self, make: impl Fn(Value) -> Program, source: Value) -> Program {
+        make(json!({"source": source}))
+            .env("http_proxy", self.url())
+            .env("https_proxy", self.url())
     }
 
     pub fn url(&self) -> String {

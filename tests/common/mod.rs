@@ -75,8 +75,18 @@ pub use temp::TempDir;
 pub use tls::{Authority, Identity};
 pub use tree::{Canary, Node, assert_lines, assert_tree, node, tree};
 
+use serde_json::Value;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt::Write as _;
+
+/// The object `into` with the fields of another one added, or in the place of its own.
+pub fn merge(mut into: Value, fields: Value) -> Value {
+    let Value::Object(fields) = fields else {
+        panic!("fields are an object")
+    };
+    into.as_object_mut().unwrap().extend(fields);
+    into
+}
 
 /// `sha256:<hex>` of some bytes.
 pub fn sha256(bytes: &[u8]) -> String {

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::clouds::{Reply, Seen, Server, reply};
-use crate::common::{Authority, Output, Program, Registry, image, layer};
+use crate::common::{Authority, Output, Program, Registry, image, layer, merge};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
@@ -96,18 +96,14 @@ pub fn small() -> crate::common::Image {
 
 impl Aws {
     pub fn program(&self, make: impl Fn(Value) -> Program, fields: Value) -> Program {
-        let mut source = json!({
+        let source = json!({
             "repository": "team/app",
             "tag": "1",
             "aws_region": "eu-west-1",
             "ca_certs": [self.ca],
         });
-        for (name, value) in fields.as_object().unwrap() {
-            source[name] = value.clone();
-        }
-        make(json!({"source": source}))
-            .env("http_proxy", self.proxy.url())
-            .env("https_proxy", self.proxy.url())
+        self.proxy
+            .program(make, merge(source, fields))
             .env("AWS_ENDPOINT_URL", self.services.url())
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .against(&self.registry)
@@ -120,11 +116,8 @@ impl Aws {
 
     /// With keys in the source.
     pub fn keyed(&self, fields: Value) -> Program {
-        let mut all = json!({"aws_access_key_id": ID, "aws_secret_access_key": SECRET});
-        for (name, value) in fields.as_object().unwrap() {
-            all[name] = value.clone();
-        }
-        self.check(all)
+        let keys = json!({"aws_access_key_id": ID, "aws_secret_access_key": SECRET});
+        self.check(merge(keys, fields))
     }
 
     pub fn version(&self) -> Value {

@@ -1,7 +1,7 @@
 //! What the tests of faults share: an image with a layer that is worth breaking, runs of the
 //! three commands, and what they said without what differs from run to run.
 
-use crate::common::{Image, Output, Program, Registry, image, layer, noise};
+use crate::common::{Image, Output, Program, Registry, image, layer, merge, noise};
 use serde_json::{Value, json};
 
 /// Bytes of the layer; several buffers of the program and of the kernel.
@@ -27,14 +27,6 @@ pub fn serving(image: &Image) -> Registry {
 /// Where the first layer of an image is fetched.
 pub fn layer_path(image: &Image) -> String {
     format!("/v2/t/a/blobs/{}", image.layers[0].digest)
-}
-
-pub fn merge(mut into: Value, fields: Value) -> Value {
-    let Value::Object(fields) = fields else {
-        panic!("fields are an object")
-    };
-    into.as_object_mut().unwrap().extend(fields);
-    into
 }
 
 /// `in` of this image, as an OCI layout.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Fault, Gate, Registry, Setup, Tokens, answer, image, layer};
-use crate::help::{app, assert_arrived, check, count, get, put, told};
+use crate::help::{app, assert_arrived, check, count, get, put, small, told};
 use serde_json::{Value, json};
 
 fn alice() -> Value {
@@ -12,10 +12,6 @@ fn alice() -> Value {
 
 fn tokens() -> Tokens {
     Tokens::new().user("alice", "s3cret").anonymous_pull(false)
-}
-
-fn small() -> crate::common::Image {
-    image([layer().file("a", "a")]).oci()
 }
 
 fn serving(setup: Setup) -> Registry {

@@ -2,9 +2,9 @@
 
 use crate::common::{
     Authority, Fault, Image, Program, Proxy, Registry, Tmpfs, Tokens, answer, free_port, image,
-    index, layer, noise,
+    index, layer, merge, noise,
 };
-use crate::help::{assert_arrived, merge, told};
+use crate::help::{assert_arrived, small, told};
 use serde_json::{Value, json};
 
 struct World {
@@ -61,13 +61,9 @@ impl World {
     }
 }
 
-fn app() -> Image {
-    image([layer().file("a", "a")]).oci()
-}
-
 #[test]
 fn a_mirror_that_serves_is_the_only_server_that_is_asked() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let mirror = Registry::start();
     mirror.put_image("team/app", "1", &image);
@@ -89,7 +85,7 @@ fn a_mirror_that_serves_is_the_only_server_that_is_asked() {
 
 #[test]
 fn a_mirror_may_have_a_path_and_credentials_of_its_own() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let mirror = Registry::setup().basic("bob", "mirror-s3cret").start();
     mirror.put_image("cache/hub/team/app", "1", &image);
@@ -111,7 +107,7 @@ fn a_mirror_may_have_a_path_and_credentials_of_its_own() {
 
 #[test]
 fn a_mirror_without_the_image_costs_one_request_and_a_warning() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let mirror = Registry::start();
     let host = json!({"host": mirror.host()});
@@ -136,7 +132,7 @@ fn a_mirror_without_the_image_costs_one_request_and_a_warning() {
 
 #[test]
 fn a_mirror_that_is_down_is_given_up_on_in_seconds() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let port = free_port();
     let host = json!({"host": format!("127.0.0.1:{port}")});
@@ -161,7 +157,7 @@ fn a_mirror_that_is_down_is_given_up_on_in_seconds() {
 
 #[test]
 fn a_mirror_that_fails_is_told_with_its_cause_and_the_origin_is_asked() {
-    let image = app();
+    let image = small();
     type Case = (fn() -> Fault, &'static str);
     let faults: [Case; 4] = [
         (|| Fault::Answer(answer(503)), "503 Service Unavailable"),
@@ -195,7 +191,7 @@ fn a_mirror_that_fails_is_told_with_its_cause_and_the_origin_is_asked() {
 
 #[test]
 fn the_origin_is_not_asked_for_what_it_cannot_change() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let mirror = Registry::start();
     mirror.put_image("team/app", "1", &image);
@@ -279,7 +275,7 @@ fn a_disk_that_is_too_small_for_a_blob_is_too_small_for_the_origins() {
 
 #[test]
 fn when_mirror_and_origin_fail_both_causes_are_told() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let mirror = Registry::start();
     world
@@ -356,7 +352,7 @@ fn what_a_mirror_has_begun_the_origin_does_anew() {
 
 #[test]
 fn the_mirror_is_for_docker_hub_alone_and_never_for_a_put() {
-    let image = app();
+    let image = small();
     let world = world(&image);
     let mirror = Registry::start();
     let other = Registry::start();

@@ -1,14 +1,8 @@
 //! Proxies of the environment: which is taken, what it hears, and what it may do wrong.
 
-use crate::common::{
-    Authority, Fault, Image, Program, Proxy, Registry, answer, free_port, image, layer,
-};
-use crate::help::{app, assert_arrived, get_of, merge, told};
+use crate::common::{Authority, Fault, Image, Program, Proxy, Registry, answer, free_port, merge};
+use crate::help::{app, assert_arrived, get_of, small, told};
 use serde_json::{Value, json};
-
-fn small() -> Image {
-    image([layer().file("a", "a")]).oci()
-}
 
 fn check_of(repository: &str, fields: Value) -> Program {
     let source = merge(json!({"repository": repository, "tag": "1"}), fields);

@@ -1,18 +1,12 @@
 //! Which certificates are believed, and who may speak plain HTTP.
 
-use crate::common::{
-    Authority, Fault, Identity, Image, Program, Proxy, Registry, Tokens, image, layer,
-};
-use crate::help::{app, assert_arrived, get, get_of, merge, told};
+use crate::common::{Authority, Fault, Identity, Program, Proxy, Registry, Tokens, merge};
+use crate::help::{app, assert_arrived, get, get_of, small, told};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
-
-fn small() -> Image {
-    image([layer().file("a", "a")]).oci()
-}
 
 fn check_at(repository: &str, fields: Value) -> Program {
     let source = merge(json!({"repository": repository, "tag": "1"}), fields);
