@@ -9,7 +9,7 @@ use super::names::Names;
 use super::options::Options;
 use super::problem::{hide, hide_authorization};
 use super::proxy::Proxies;
-use super::request::{Payload, Request};
+use super::request::Request;
 use super::response::Response;
 use super::tls::Tls;
 use super::url::{Scheme, Url};
@@ -109,45 +109,34 @@ impl<'a> Client<'a> {
             return self.follow(request).0;
         }
         // A handshake that fails sends nothing of the request: it can go out again as it is.
-        let again = Request {
-            method: request.method,
-            url: plain,
-            headers: request.headers.clone(),
-            authorization: request.authorization.clone(),
-            payload: Payload::Empty,
-            reach: request.reach,
-            named_by: request.named_by.clone(),
-            may_be_plain: false,
-            waits: request.waits,
-            bound: request.bound,
-            secrets: Vec::new(),
-        };
+        let again = request.once_more(plain);
         let (outcome, payload) = self.follow(request);
-        match outcome {
+        let error = match outcome {
             Err(error)
                 if self.connections.cuts() == cuts && self.speaks_no_tls(&secure, &error) =>
             {
-                self.context
-                    .report
-                    .debug(|| format!("{error}; plain HTTP instead"));
-                match self.follow(again.payload(payload)).0 {
-                    // A server that does speak TLS, and was only too slow, says so in words.
-                    Ok(answer)
-                        if answer.status == 400
-                            && !answer.is_json()
-                            && !self.tls.is_something_else(&secure) =>
-                    {
-                        Err(error.again(Again::Later { after: None }))
-                    }
-                    Ok(answer) => {
-                        lock(&self.plain).insert(secure.origin());
-                        Ok(answer)
-                    }
-                    Err(plain) if plain.can_try_again() == Again::Unreachable => Err(error),
-                    Err(plain) => Err(plain),
-                }
+                error
             }
-            outcome => outcome,
+            outcome => return outcome,
+        };
+        self.context
+            .report
+            .debug(|| format!("{error}; plain HTTP instead"));
+        match self.follow(again.payload(payload)).0 {
+            // A server that does speak TLS, and was only too slow, says so in words.
+            Ok(answer)
+                if answer.status == 400
+                    && !answer.is_json()
+                    && !self.tls.is_something_else(&secure) =>
+            {
+                Err(error.again(Again::Later { after: None }))
+            }
+            Ok(answer) => {
+                lock(&self.plain).insert(secure.origin());
+                Ok(answer)
+            }
+            Err(plain) if plain.can_try_again() == Again::Unreachable => Err(error),
+            Err(plain) => Err(plain),
         }
     }
 

@@ -1,6 +1,8 @@
 //! One request and its answer on one connection.
 
+use std::fmt;
 use std::io::Read;
+use std::time::Duration;
 
 use ureq::http;
 use ureq::{AsSendBody, Body, SendBody};
@@ -41,32 +43,15 @@ impl Client<'_> {
         payload: &mut Payload<'_>,
         waits: Waits,
     ) -> Result<Response> {
+        let builder = head(method, url, headers, authorization, payload);
         let mut rest: &[u8];
-        let mut builder = http::Request::builder().method(method).uri(url.expose());
-        for (name, value) in headers {
-            builder = builder.header(*name, value);
-        }
-        if let Some(secret) = authorization {
-            builder = builder.header("authorization", secret.expose());
-        }
         let body: Option<&mut dyn Read> = match payload {
-            Payload::Empty => {
-                if matches!(method, "POST" | "PUT" | "PATCH") {
-                    builder = builder.header("content-length", "0");
-                }
-                None
-            }
+            Payload::Empty => None,
             Payload::Bytes(bytes) => {
-                builder = builder.header("content-length", bytes.len().to_string());
                 rest = *bytes;
                 Some(&mut rest)
             }
-            Payload::Stream { reader, length } => {
-                if let Some(length) = length {
-                    builder = builder.header("content-length", length.to_string());
-                }
-                Some(*reader)
-            }
+            Payload::Stream { reader, .. } => Some(*reader),
         };
         let unsendable = |error: http::Error| Error::registry(format!("{method} {url}: {error}"));
         let started = self.context.clock.elapsed();
@@ -78,25 +63,7 @@ impl Client<'_> {
             }
         };
         let took = self.context.clock.elapsed().saturating_sub(started);
-        let log = |outcome: &dyn std::fmt::Display| {
-            self.context.report.debug(|| {
-                let identity = match authorization {
-                    Some(secret) => match secret.expose().split(' ').next() {
-                        Some("Basic") => ", with a password",
-                        _ => ", with a token",
-                    },
-                    None => "",
-                };
-                let proxy = match self.names.proxies().for_url(url) {
-                    Some(proxy) => format!(", proxy {}", proxy.url.origin()),
-                    None => String::new(),
-                };
-                format!(
-                    "{method} {url}: {outcome}, {} ms{identity}{proxy}",
-                    took.as_millis()
-                )
-            });
-        };
+        let log = |outcome: &dyn fmt::Display| self.log(method, url, authorization, took, outcome);
         // What comes through a tunnel is the server's own.
         let via = self
             .names
@@ -143,6 +110,60 @@ impl Client<'_> {
                 Err(error.doing(format!("{method} {url}")))
             }
         }
+    }
+
+    /// A line of `debug`, without anything secret.
+    fn log(
+        &self,
+        method: &str,
+        url: &Url,
+        authorization: Option<&Secret>,
+        took: Duration,
+        outcome: &dyn fmt::Display,
+    ) {
+        self.context.report.debug(|| {
+            let identity = match authorization {
+                Some(secret) => match secret.expose().split(' ').next() {
+                    Some("Basic") => ", with a password",
+                    _ => ", with a token",
+                },
+                None => "",
+            };
+            let proxy = match self.names.proxies().for_url(url) {
+                Some(proxy) => format!(", proxy {}", proxy.url.origin()),
+                None => String::new(),
+            };
+            format!(
+                "{method} {url}: {outcome}, {} ms{identity}{proxy}",
+                took.as_millis()
+            )
+        });
+    }
+}
+
+fn head(
+    method: &str,
+    url: &Url,
+    headers: &[(&'static str, String)],
+    authorization: Option<&Secret>,
+    payload: &Payload<'_>,
+) -> http::request::Builder {
+    let mut builder = http::Request::builder().method(method).uri(url.expose());
+    for (name, value) in headers {
+        builder = builder.header(*name, value);
+    }
+    if let Some(secret) = authorization {
+        builder = builder.header("authorization", secret.expose());
+    }
+    let length = match payload {
+        Payload::Empty if matches!(method, "POST" | "PUT" | "PATCH") => Some(0),
+        Payload::Empty => None,
+        Payload::Bytes(bytes) => Some(bytes.len() as u64),
+        Payload::Stream { length, .. } => *length,
+    };
+    match length {
+        Some(length) => builder.header("content-length", length.to_string()),
+        None => builder,
     }
 }
 

@@ -80,6 +80,23 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// The same without its payload, once more and to another URL.
+    pub(super) fn once_more<'b>(&self, url: Url) -> Request<'b> {
+        Request {
+            method: self.method,
+            url,
+            headers: self.headers.clone(),
+            authorization: self.authorization.clone(),
+            payload: Payload::Empty,
+            reach: self.reach,
+            named_by: self.named_by.clone(),
+            may_be_plain: false,
+            waits: self.waits,
+            bound: self.bound,
+            secrets: Vec::new(),
+        }
+    }
+
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
