@@ -247,7 +247,7 @@ mod tests {
     use crate::oci::digest::Digest;
     use crate::store::docker;
     use crate::store::layout::named;
-    use crate::store::samples::{Parts, Scratch, config, gzip, key, layer, zstd};
+    use crate::store::samples::{Parts, Scratch, config, gzip, key, layer, letters, zstd};
     use serde_json::json;
 
     fn zstd_tarball(scratch: &Scratch, parts: &Parts) -> Tarball {
@@ -290,17 +290,7 @@ mod tests {
 
     #[test]
     fn layers_are_hashed_in_the_order_of_the_file() {
-        let mut noise = 1_u64;
-        let mut text = || -> String {
-            let letter = |_| {
-                noise = noise
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                char::from(b'a' + (noise >> 60) as u8)
-            };
-            (0..200_000).map(letter).collect()
-        };
-        let layers = [layer(&text()), layer(&text()), layer(&text())];
+        let layers = [1, 2, 3].map(|seed| layer(&letters(seed, 200_000)));
         let mut parts = Parts::default();
         parts.json("config.json", &config(&layers));
         // The first layer comes last in the file.

@@ -256,25 +256,14 @@ impl Listing {
 mod tests {
     use super::*;
     use crate::store::files::Body;
-    use crate::store::samples::{Parts, Scratch, gzip, layer, read, tree, zstd};
+    use crate::store::samples::{Parts, Scratch, gzip, layer, letters, read, tree, zstd};
     use crate::store::{Image, Source};
     use crate::workers::Workers;
 
     /// An image of `count` layers that are large enough for states to be kept between them.
     fn image(count: usize, size: usize) -> Parts {
         let mut parts = Parts::default();
-        let mut noise = 1_u64;
-        let texts: Vec<String> = (0..count)
-            .map(|_| {
-                let letter = |_| {
-                    noise = noise
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1);
-                    char::from(b'a' + (noise >> 60) as u8)
-                };
-                (0..size).map(letter).collect()
-            })
-            .collect();
+        let texts: Vec<String> = (1..=count as u64).map(|seed| letters(seed, size)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let image = parts.image(&texts);
         parts.layout(&[image]);

@@ -177,6 +177,18 @@ pub(super) fn index_of(entries: &[Value]) -> Value {
     json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 }
 
+/// Text that hardly compresses, and is the same for the same seed.
+pub(super) fn letters(seed: u64, count: usize) -> String {
+    let mut state = seed;
+    let letter = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        char::from(b'a' + (state >> 60) as u8)
+    };
+    (0..count).map(letter).collect()
+}
+
 /// A layer's tar with one file that holds `text`.
 pub(super) fn layer(text: &str) -> Vec<u8> {
     let mut parts = Parts::default();
