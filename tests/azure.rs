@@ -389,7 +389,7 @@ fn a_metadata_service_that_does_not_answer_is_given_up_in_seconds() {
          managed identities work on machines in Azure, where 169.254.169.254 can be reached, \
          without a proxy"
     ));
-    assert!(started.elapsed() < Duration::from_secs(8));
+    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[test]

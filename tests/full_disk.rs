@@ -95,7 +95,7 @@ fn a_full_disk_does_not_wait_for_a_registry_that_does_not_answer() {
     let last = messages.lines().last().unwrap_or_default();
     assert!(last.contains("no space left on device"), "{last}");
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 fn each_fills_up(unprivileged: bool) {
