@@ -1,29 +1,19 @@
-//! Manifests, indexes and descriptors (image-spec manifest.md, image-index.md, descriptor.md; the
-//! Docker schema 2 documents have the same shape under other media types).
+//! Manifests and indexes (image-spec, manifest.md, image-index.md; the Docker schema 2 documents have the
+//! same shape under other media types).
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
+use super::descriptor::Descriptor;
 use super::json::{self, bounded, named_texts, or_null};
+use super::media_type::{
+    DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, essence,
+    is_manifest_type,
+};
 use super::platform::Platform;
-use super::reference::is_name;
 use crate::error::{Error, Result};
-
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-
-/// What a manifest request accepts: every document that this program can read.
-pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
-    application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, \
-    application/vnd.docker.distribution.manifest.v2+json";
 
 /// Bytes of a manifest, an index or a config. The spec asks clients and registries to manage at least
 /// 4 MiB (distribution-spec, "Pushing Manifests"). Twice that; a hostile image costs us this much
@@ -45,125 +35,6 @@ const ENTRIES_LIMIT: usize = 16_384;
 
 /// More annotations than any builder writes on one thing; each may become a line of metadata.
 const ANNOTATIONS_LIMIT: usize = 4096;
-
-/// The annotation that names where a blob came from; the registry's host follows.
-const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
-
-/// Repositories that a blob is asked from; each costs a request.
-const MOUNTS_LIMIT: usize = 3;
-
-/// A pointer to bytes: what they are, how many, and their digest.
-///
-/// The inline `data` of a descriptor is not read: the same bytes are fetched and verified.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Descriptor {
-    #[serde(rename = "mediaType", default, deserialize_with = "or_null")]
-    pub(crate) media_type: String,
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-    /// Where a foreign layer may be fetched from, without credentials.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "or_null"
-    )]
-    pub(crate) urls: Vec<String>,
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "named_texts"
-    )]
-    pub(crate) annotations: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) platform: Option<Platform>,
-}
-
-impl Descriptor {
-    /// A descriptor that says nothing but which bytes are meant.
-    pub(crate) fn of(digest: Digest, size: u64) -> Self {
-        Descriptor {
-            media_type: String::new(),
-            digest,
-            size,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
-            platform: None,
-        }
-    }
-
-    /// Other repositories of the registry `host` that had this blob when the image was fetched, as
-    /// containerd and BuildKit note it.
-    pub(crate) fn known_in(&self, host: &str) -> impl Iterator<Item = &str> {
-        let noted = self
-            .annotations
-            .get(&format!("{DISTRIBUTION_SOURCE}{host}"));
-        let names = noted.into_iter().flat_map(|names| names.split(','));
-        names.filter(|name| is_name(name)).take(MOUNTS_LIMIT)
-    }
-
-    /// Whether an entry of an index may be a manifest or an index.
-    ///
-    /// Quirk(early builders): they left the type out.
-    pub(crate) fn is_document(&self) -> bool {
-        self.media_type.is_empty() || is_manifest_type(&self.media_type)
-    }
-
-    /// Whether it is one of BuildKit's attestations: by its platform or, where that was left out, by the
-    /// annotation.
-    pub(crate) fn is_attestation(&self) -> bool {
-        let kind = self.annotations.get("vnd.docker.reference.type");
-        kind.is_some_and(|kind| kind == "attestation-manifest")
-            || self.platform.as_ref().is_some_and(Platform::is_attestation)
-    }
-
-    pub(crate) fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
-    }
-
-    /// Whether a layer is said to be compressed with zstd (`…tar+zstd`, and `…tar.zstd` under Docker's
-    /// name); its bytes may tell otherwise.
-    pub(crate) fn is_zstd(&self) -> bool {
-        self.media_type.ends_with("zstd")
-    }
-}
-
-/// What was listed so far, by digest: the same thing may be listed several times.
-#[derive(Default)]
-pub(crate) struct Listed(BTreeMap<Digest, u64>);
-
-impl Listed {
-    /// Whether it is listed for the first time.
-    ///
-    /// # Errors
-    /// It has another size than before: nothing has both.
-    pub(crate) fn add(&mut self, descriptor: &Descriptor) -> Result<bool> {
-        let (digest, size) = (&descriptor.digest, descriptor.size);
-        match self.0.insert(digest.clone(), size) {
-            None => Ok(true),
-            Some(before) if before == size => Ok(false),
-            Some(before) => Err(Error::hostile(format!(
-                "{digest} is listed with two sizes, {before} and {size}"
-            ))),
-        }
-    }
-}
-
-/// Each of `descriptors` once.
-///
-/// # Errors
-/// As those of [`Listed::add`].
-pub(crate) fn each_once<'d>(
-    descriptors: impl Iterator<Item = &'d Descriptor>,
-) -> Result<Vec<&'d Descriptor>> {
-    let mut listed = Listed::default();
-    let mut each = Vec::new();
-    for descriptor in descriptors {
-        if listed.add(descriptor)? {
-            each.push(descriptor);
-        }
-    }
-    Ok(each)
-}
 
 /// One image (or artifact): a config and its layers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -417,20 +288,6 @@ fn contradiction(said: &str, field: &str) -> Error {
     Error::hostile(format!(
         "the manifest says it is `{said}`, but it has `{field}`"
     ))
-}
-
-/// A media type without its parameters, in lower case (RFC 9110, section 8.3.1).
-fn essence(content_type: &str) -> String {
-    let essence = content_type.split(';').next().unwrap_or_default();
-    essence.trim().to_ascii_lowercase()
-}
-
-/// Types that say something about a manifest; `application/json` or `text/plain` say nothing.
-fn is_manifest_type(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST
-    )
 }
 
 fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use crate::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::oci::descriptor::{Descriptor, Listed, each_once};
 use crate::oci::digest::Checked;
-use crate::oci::manifest::{
-    DOCUMENTS_LIMIT, Descriptor, Document, Listed, NESTING_LIMIT, each_once,
-};
+use crate::oci::manifest::{DOCUMENTS_LIMIT, Document, NESTING_LIMIT};
 use crate::oci::reference::{Repository, Tag};
 use crate::registry::{Fetched, Image, Remote};
 use crate::report::Progress;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use super::{Access, Remote};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{BodyReader, Reach, Request, Response, Url};
-use crate::oci::manifest::Descriptor;
+use crate::oci::descriptor::Descriptor;
 use crate::retry::Attempts;
 use crate::workers::Stop;
 

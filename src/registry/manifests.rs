@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::{Access, Remote};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Payload, Response, Url};
+use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{ACCEPT, DOCUMENT_LIMIT, Descriptor, Document};
+use crate::oci::manifest::{DOCUMENT_LIMIT, Document};
+use crate::oci::media_type::ACCEPT;
 use crate::oci::reference::{Reference, Tag};
 
 /// Registries are eventually consistent: a manifest that was just put may be missing for a moment.

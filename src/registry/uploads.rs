@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Access, RENEWALS, Remote};
 use crate::error::{Again, Doing, Error, Kind, Result};
 use crate::http::{Payload, Response, Url};
+use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::Descriptor;
 
 /// Sends the bytes of a reader, and their number where it is known, to an upload session.
 pub(crate) type SendBytes<'s> = dyn FnMut(&mut dyn Read, Option<u64>) -> Result<()> + 's;

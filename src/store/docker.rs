@@ -17,10 +17,10 @@ use super::{Image, Layer, Loose, Stored, Tree};
 use crate::archive::{Compression, decode};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
+use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Checked, Digest, Hashed};
-use crate::oci::manifest::{
-    DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Document, OCI_CONFIG, OCI_MANIFEST,
-};
+use crate::oci::manifest::Document;
+use crate::oci::media_type::{DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST};
 use crate::workers::Workers;
 
 const DOCKER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";

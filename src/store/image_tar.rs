@@ -18,8 +18,9 @@ use super::writing::{BlobWriter, Done};
 use super::{LAYOUT_VERSION, Stored};
 use crate::archive::write::{self, BLOCK};
 use crate::error::{Doing, Error, Result};
+use crate::oci::descriptor::{Descriptor, each_once};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, Document, Manifest, each_once};
+use crate::oci::manifest::{Document, Manifest};
 use crate::oci::reference::{Repository, Tag};
 use crate::workers::lock;
 

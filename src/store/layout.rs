@@ -10,10 +10,9 @@ use super::members::Name;
 use super::{Blob, Stored, Tree};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
+use crate::oci::descriptor::{Descriptor, Listed};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{
-    DOCUMENTS_LIMIT, Descriptor, Document, Index, Listed, Manifest, NESTING_LIMIT,
-};
+use crate::oci::manifest::{DOCUMENTS_LIMIT, Document, Index, Manifest, NESTING_LIMIT};
 
 /// Written by `in` beside an image that belongs to no index.
 pub(super) const SINGLE: &str = "single-image-digest";

@@ -15,8 +15,10 @@ use super::layout::SINGLE;
 use super::writing::{BlobWriter, Done};
 use super::{LAYOUT_VERSION, Stored};
 use crate::error::{Doing, Error, Result};
+use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, Document, OCI_INDEX};
+use crate::oci::manifest::Document;
+use crate::oci::media_type::OCI_INDEX;
 use crate::workers::lock;
 
 /// A layout that is being written.

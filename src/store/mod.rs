@@ -19,8 +19,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Checked, Digest};
-use crate::oci::manifest::{Descriptor, Document};
+use crate::oci::manifest::Document;
 use crate::workers::Workers;
 
 use files::{Files, Tarball};

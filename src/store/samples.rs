@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Image, Layer, Loose, Source, Tree, open};
 use crate::error::Result;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
+use crate::oci::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::workers::Workers;
 
 pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";

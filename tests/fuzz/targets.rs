@@ -22,9 +22,8 @@ use crate::error::{Error, Kind, Result};
 use crate::http::Url;
 use crate::oci::config::ImageConfig;
 use crate::oci::digest::{Digest, Hasher};
-use crate::oci::manifest::{
-    ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, Document, OCI_INDEX, OCI_MANIFEST,
-};
+use crate::oci::manifest::Document;
+use crate::oci::media_type::{ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Repository, Tag};
 

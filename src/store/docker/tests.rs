@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::oci::manifest::OCI_INDEX;
+use crate::oci::media_type::OCI_INDEX;
 use crate::store::samples::{
     Part as Piece, Parts, Scratch, TAR, config, gzip, key, layer, loose, read, tree, zstd,
 };

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::oci::manifest::{OCI_CONFIG, OCI_MANIFEST};
+use crate::oci::media_type::{OCI_CONFIG, OCI_MANIFEST};
 use crate::store::samples::{Parts, Scratch, TAR, config, gzip, index_of, layer, read, tree};
 
 fn digest(descriptor: &Value) -> String {
