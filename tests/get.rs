@@ -276,6 +276,24 @@ fn an_image_is_found_where_entries_name_no_platform() {
                 manifest["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json")
             })
     };
+    // So many artifacts, and then the image.
+    let many = |artifacts: usize, typed: bool| {
+        let each = (0..artifacts).map(|n| artifact().lie(|manifest| manifest["n"] = json!(n)));
+        let all = each.chain([of(amd64)]).map(|image| (amd64, image));
+        let index = unnamed(index(all).oci(), &(0..=artifacts).collect::<Vec<_>>());
+        index.lie(|document| {
+            for entry in document["manifests"]
+                .as_array_mut()
+                .unwrap()
+                .iter_mut()
+                .take(artifacts)
+            {
+                if typed {
+                    entry["artifactType"] = json!("application/spdx+json");
+                }
+            }
+        })
+    };
     // As docker/distribution 2.3 stored it where the storage did not know the type.
     let old = image([layer().file("platform", amd64)])
         .docker()
@@ -318,6 +336,25 @@ fn an_image_is_found_where_entries_name_no_platform() {
         (
             unnamed(index([(arm64, of(arm64))]).attested().oci(), &[1]),
             Err(none),
+        ),
+        // Their configs tell them apart; an image that is the only one is taken as it is.
+        (
+            unnamed(
+                index([(amd64, of(arm64)), (amd64, of(amd64))]).oci(),
+                &[0, 1],
+            ),
+            Ok(()),
+        ),
+        // Artifacts that say so in the index are not asked for, and of others no more than eight.
+        (many(20, true), Ok(())),
+        (
+            many(8, false),
+            Err("there is no image for linux/amd64 among the first 8 entries without a platform"),
+        ),
+        (many(7, false), Ok(())),
+        (
+            unnamed(index([(amd64, index([]).oci())]).oci(), &[]),
+            Err("the index lists no image"),
         ),
     ] {
         let registry = Registry::start();

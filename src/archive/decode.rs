@@ -130,6 +130,25 @@ fn unsupported(name: &str) -> Error {
     ))
 }
 
+#[cold]
+fn refused(code: usize) -> Error {
+    match code {
+        ZSTD_WINDOW_TOO_LARGE => {
+            let most = 1 << (ZSTD_WINDOW_LOG_MAX - 20);
+            Error::hostile(format!(
+                "the zstd stream has a window of more than {most} MiB, the most that is accepted"
+            ))
+            .advise(format!(
+                "compress it with `--long={ZSTD_WINDOW_LOG_MAX}` at most"
+            ))
+        }
+        code => {
+            let why = zstd_safe::get_error_name(code);
+            Error::hostile(format!("the zstd stream is broken: {why}"))
+        }
+    }
+}
+
 impl<R: Read> BufRead for Decoder<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if let Method::Plain = self.method {
@@ -204,25 +223,6 @@ struct Unzstd {
     open: bool,
     /// The context may hold plain bytes that found no room.
     full: bool,
-}
-
-#[cold]
-fn refused(code: usize) -> Error {
-    match code {
-        ZSTD_WINDOW_TOO_LARGE => {
-            let most = 1 << (ZSTD_WINDOW_LOG_MAX - 20);
-            Error::hostile(format!(
-                "the zstd stream has a window of more than {most} MiB, the most that is accepted"
-            ))
-            .advise(format!(
-                "compress it with `--long={ZSTD_WINDOW_LOG_MAX}` at most"
-            ))
-        }
-        code => {
-            let why = zstd_safe::get_error_name(code);
-            Error::hostile(format!("the zstd stream is broken: {why}"))
-        }
-    }
 }
 
 impl Unzstd {

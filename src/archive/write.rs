@@ -1,4 +1,4 @@
-//! Headers of a tar that is written: directories and regular files of root's, at time 0.
+//! Headers of a tar that is written: directories and regular files, owned by root, at time 0.
 
 use super::header::{BLOCK as BLOCK_SIZE, CHECKSUM};
 use super::record;

@@ -146,7 +146,7 @@ impl Get<'_> {
         Ok(Shown::new(Some(config), fetched, &image))
     }
 
-    /// What is said about an image that is not to be had as one: nothing is fetched but its config.
+    /// What is said of an image whose layers are not fetched here.
     fn describe(&self, remote: &Remote<'_>, fetched: &Fetched) -> Result<Shown> {
         let params = &self.request.params;
         let image = match remote.image(fetched, &params.platform) {

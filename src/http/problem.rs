@@ -21,18 +21,33 @@ const BODY_LIMIT: u64 = 64 << 10;
 /// Of a message that a server sends, this many characters are shown.
 const MESSAGE_LIMIT: usize = 500;
 
-/// Query parameters that say what is asked for, and may be read by anybody.
-const OUR_PARAMETERS: [&str; 9] = [
+/// Query parameters that anybody may read: ours, which say what is asked for, and those of presigned
+/// URLs that are words or numbers.
+const PUBLIC_PARAMETERS: [&str; 20] = [
     "account",
+    "api-version",
     "client_id",
     "digest",
     "from",
     "last",
     "mount",
     "n",
+    "resource",
     "scope",
     "service",
+    "Expires",
+    "X-Amz-Algorithm",
+    "X-Amz-Date",
+    "X-Amz-Expires",
+    "X-Amz-SignedHeaders",
+    "se",
+    "sp",
+    "sr",
+    "sv",
 ];
+
+/// Other parameters than these have been seen in no URL.
+const MOST_PARAMETERS: usize = 64;
 
 /// The error envelope of the distribution specification (spec.md, "Error codes").
 #[derive(Deserialize)]
@@ -75,19 +90,21 @@ pub(crate) fn problem_saying(
         Some(proxy) => format!(" through the proxy {proxy}"),
         None => String::new(),
     };
-    let (hidden, made) = (response.hidden.clone(), made_by_server(&response.url));
-    // Before it is cut: half a secret would not be found in the line.
-    let words = |text: String| shorten(&made.in_text(hidden.in_text(text)));
-    let said = match method {
-        "HEAD" => String::new(),
-        _ => words(read(response)),
+    let hidden = response.hidden.clone();
+    let (said, limit) = match (method, made_by_server(&response.url)) {
+        ("HEAD", _) | (_, None) => (String::new(), limit.map(|limit| hidden.in_text(limit))),
+        (_, Some(made)) => {
+            // Before it is cut: half a secret would not be found in the line.
+            let words = |text: String| made.in_text(hidden.in_text(text));
+            (shorten(&words(read(response))), limit.map(words))
+        }
     };
     let mut why = format!("{method} {asked}{from}{via}: {}", status_text(status));
     if !said.is_empty() {
         why = format!("{why}: {said}");
     }
     if let Some(limit) = limit {
-        why = format!("{why} ({})", words(limit));
+        why = format!("{why} ({})", shorten(&limit));
     }
     let kind = match status {
         // No other login has more room.
@@ -148,32 +165,51 @@ pub(super) fn hide_authorization(hidden: &Hidden, value: &Secret) {
 /// Hides a password, or a token in a header or form of its own, as it is and as it may stand in a URL,
 /// in JSON and in HTML.
 pub(super) fn hide(hidden: &Hidden, text: &str) {
-    let in_json = serde_json::Value::from(text).to_string();
+    let quoted = serde_json::Value::from(text).to_string();
+    let in_json = quoted
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let in_json = in_json.unwrap_or(text);
+    // As Go writes it.
+    let in_gos_json = in_json
+        .replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e");
     let in_html = text
         .replace('&', "&amp;")
         .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&#34;")
-        .replace('\'', "&#39;");
-    for form in [text, &encode(text), in_json.trim_matches('"'), &in_html] {
+        .replace('>', "&gt;");
+    let by_number = in_html.replace('"', "&#34;").replace('\'', "&#39;");
+    let by_name = in_html.replace('"', "&quot;").replace('\'', "&#x27;");
+    for form in [
+        text,
+        &encode(text),
+        in_json,
+        &in_gos_json,
+        &by_number,
+        &by_name,
+    ] {
         hidden.add(form);
     }
 }
 
 /// What of a URL's query the server made itself: the signature of a presigned URL, the state of an
-/// upload. Whoever has it may do what it allows.
-fn made_by_server(url: &Url) -> Hidden {
+/// upload. Whoever has it may do what it allows. `None` where it is too much to look for.
+fn made_by_server(url: &Url) -> Option<Hidden> {
     let hidden = Hidden::default();
     let theirs = url
         .parameters()
-        .filter(|(name, _)| !OUR_PARAMETERS.contains(name));
-    for (_, value) in theirs {
-        hide(&hidden, value);
+        .filter(|(name, _)| !PUBLIC_PARAMETERS.contains(name));
+    for (at, (_, value)) in theirs.enumerate() {
+        if at == MOST_PARAMETERS {
+            return None;
+        }
+        hidden.add(value);
         if let Some(text) = decode(value).and_then(|bytes| String::from_utf8(bytes).ok()) {
             hide(&hidden, &text);
         }
     }
-    hidden
+    Some(hidden)
 }
 
 /// What the body says: `CODE: message` of each error, or its text where it is short and plain.
@@ -281,14 +317,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_hidden_in_every_form_that_servers_write_it_in() {
+    fn a_password_is_hidden_as_it_is_written_in_urls_json_and_html() {
         let hidden = Hidden::default();
         hide(&hidden, "pa\"ss&word");
         for form in [
             "pa\"ss&word",
             "pa%22ss%26word",
             "pa\\\"ss&word",
+            "pa\\\"ss\\u0026word",
             "pa&#34;ss&amp;word",
+            "pa&quot;ss&amp;word",
         ] {
             assert_eq!(hidden.in_text(format!("no `{form}`")), "no `…`");
         }

@@ -41,6 +41,13 @@ pub(crate) struct Descriptor {
     pub(crate) annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<Platform>,
+    /// What the manifest it points to is, where that is no image.
+    #[serde(
+        rename = "artifactType",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) artifact_type: Option<String>,
 }
 
 impl Descriptor {
@@ -53,7 +60,13 @@ impl Descriptor {
             urls: Vec::new(),
             annotations: BTreeMap::new(),
             platform: None,
+            artifact_type: None,
         }
+    }
+
+    pub(crate) fn typed(mut self, media_type: impl Into<String>) -> Self {
+        self.media_type = media_type.into();
+        self
     }
 
     /// Other repositories of the registry `host` that had this blob when the image was fetched, as

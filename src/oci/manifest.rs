@@ -16,8 +16,8 @@ use super::platform::Platform;
 use crate::error::{Error, Result};
 
 /// Bytes of a manifest, an index or a config. The spec asks clients and registries to manage at least
-/// 4 MiB (distribution-spec, "Pushing Manifests"). Twice that; a hostile image costs us this much
-/// memory a document.
+/// 4 MiB (distribution-spec, "Pushing Manifests"). Twice that; read and parsed, a hostile document
+/// costs us two or three times as much memory.
 pub(crate) const DOCUMENT_LIMIT: u64 = 8 << 20;
 
 /// Bytes of all manifests and indexes below one index, which are held at once: those of a hundred
@@ -26,6 +26,11 @@ pub(crate) const DOCUMENTS_LIMIT: u64 = 64 << 20;
 
 /// Levels of documents below an index: two are seen in the wild.
 pub(crate) const NESTING_LIMIT: usize = 8;
+
+/// What is wrong with an index that has more of them.
+pub(crate) fn nested_too_deep() -> String {
+    format!("its indexes are nested deeper than {NESTING_LIMIT} levels")
+}
 
 /// More layers than any builder makes (Docker stops at 127); each one costs a job and a directory.
 const LAYERS_LIMIT: usize = 4096;
@@ -95,7 +100,7 @@ pub(crate) struct Index {
 impl Index {
     /// The entries that may hold the image for `wanted`: the best one for that platform or, where
     /// there is none, those that name no platform, as builders of single-platform indexes leave it
-    /// out. Attestations are never among them.
+    /// out. Attestations are never among them, nor are artifacts without a platform.
     pub(crate) fn entries_for(&self, wanted: &Platform) -> Vec<&Descriptor> {
         let images = || {
             self.manifests
@@ -111,7 +116,10 @@ impl Index {
         match best {
             Some((_, entry)) => vec![entry],
             None => images()
-                .filter(|entry| entry.platform.is_none() && entry.is_document())
+                .filter(|entry| {
+                    let is_typed = entry.artifact_type.is_some();
+                    entry.platform.is_none() && !is_typed && entry.is_document()
+                })
                 .collect(),
         }
     }

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::oci::descriptor::{Descriptor, Listed, each_once};
 use crate::oci::digest::Checked;
-use crate::oci::manifest::{DOCUMENTS_LIMIT, Document, NESTING_LIMIT};
+use crate::oci::manifest::{DOCUMENTS_LIMIT, Document, NESTING_LIMIT, nested_too_deep};
 use crate::oci::reference::{Repository, Tag};
 use crate::registry::{Fetched, Image, Remote};
 use crate::report::Progress;
@@ -121,8 +121,9 @@ fn documents(context: &Context<'_>, remote: &Remote<'_>, root: &Fetched) -> Resu
         );
     }
     Err(Error::hostile(format!(
-        "{}: its indexes are nested deeper than {NESTING_LIMIT} levels",
-        remote.repository()
+        "{}: {}",
+        remote.repository(),
+        nested_too_deep()
     )))
 }
 

@@ -325,6 +325,5 @@ impl Remote<'_> {
             }
             outcome => outcome,
         }
-        .doing(|| format!("{}: fetch {}", self.repository, descriptor.digest))
     }
 }

@@ -70,7 +70,7 @@ impl Remote<'_> {
             Err(error) => return Ok(Err(error)),
         };
         if response.status == 410 {
-            // Only a 404 says that there is no such manifest.
+            // Unlike a 404 it need not be about the manifest: GET is the judge.
             return Ok(Ok(None));
         }
         let response = match self.successful("HEAD", &url, response) {

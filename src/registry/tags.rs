@@ -27,7 +27,7 @@ const MOST_TAGS: usize = 1_000_000;
 const MOST_BYTES: usize = 64 << 20;
 
 #[derive(Deserialize)]
-struct Listed {
+struct TagList {
     /// Where there are no tags, some registries write `null`.
     #[serde(default, deserialize_with = "given")]
     tags: Option<Option<Vec<Option<String>>>>,
@@ -43,9 +43,9 @@ fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
-impl Listed {
+impl TagList {
     fn read(bytes: &[u8]) -> Option<Vec<String>> {
-        let listed: Listed = json::object(bytes).ok()?;
+        let listed: TagList = json::object(bytes).ok()?;
         let tags = match (listed.tags, listed.name) {
             (None, None) => return None,
             (tags, _) => tags.flatten().unwrap_or_default(),
@@ -145,7 +145,7 @@ impl Remote<'_> {
             let from = response.url.clone();
             let next = next_page(response.headers("link"), &from)?;
             let bytes = response.bytes(PAGE_LIMIT)?;
-            let tags = Listed::read(&bytes).ok_or_else(|| {
+            let tags = TagList::read(&bytes).ok_or_else(|| {
                 Error::hostile(format!("GET {from}: the answer is not a list of tags"))
             })?;
             Ok(Page {

@@ -219,7 +219,7 @@ fn directories(destination: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
     Ok((layers, root))
 }
 
-/// Removes both; a failure of one does not keep the other.
+/// Removes both; a failure of one does not stop the removal of the other.
 fn remove_all(destination: &OwnedFd) -> Result<()> {
     let removed = [ROOTFS, LAYERS].map(|name| {
         remove::remove(destination, name.as_bytes())

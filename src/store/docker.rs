@@ -31,7 +31,7 @@ const OCI_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const LISTED: usize = 10;
 
 /// Documents that are looked at for the one that `manifest.json` is about.
-const DOCUMENTS_LIMIT: usize = 4096;
+const MOST_DOCUMENTS: usize = 4096;
 
 /// Layers of an image: Docker stops at 127.
 const LAYERS_LIMIT: usize = 4096;
@@ -60,7 +60,8 @@ pub(super) fn read(files: &Files, workers: Workers) -> Result<Image> {
     {
         return Ok(Image::Tree(tree));
     }
-    loose(files, saved, &config_name, config, workers).map(Image::Loose)
+    let loose = loose(files, saved, &config_name, config, workers)?;
+    Ok(Image::Loose(Box::new(loose)))
 }
 
 /// The one image of `manifest.json`.
@@ -148,7 +149,7 @@ fn alone(files: &Files, entries: &[Descriptor], config: &[u8]) -> Option<Tree> {
     let mut entries: Vec<Descriptor> = entries.to_vec();
     let mut seen = HashSet::new();
     // An index of indexes of indexes ends here.
-    while seen.len() < DOCUMENTS_LIMIT {
+    while seen.len() < MOST_DOCUMENTS {
         let entry = entries.pop()?;
         if !seen.insert(entry.digest.clone()) {
             continue;
@@ -319,14 +320,7 @@ fn missing(files: &Files, name: &Name) -> Error {
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        urls: Vec::new(),
-        annotations: BTreeMap::new(),
-        platform: None,
-    }
+    Descriptor::of(digest, size).typed(media_type)
 }
 
 impl Loose {

@@ -12,7 +12,9 @@ use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::{Descriptor, Listed};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{DOCUMENTS_LIMIT, Document, Index, Manifest, NESTING_LIMIT};
+use crate::oci::manifest::{
+    DOCUMENTS_LIMIT, Document, Index, Manifest, NESTING_LIMIT, nested_too_deep,
+};
 
 /// Written by `in` beside an image that belongs to no index.
 pub(super) const SINGLE: &str = "single-image-digest";
@@ -151,9 +153,7 @@ impl Found<'_> {
             )));
         }
         if depth > NESTING_LIMIT {
-            return Err(Error::local(format!(
-                "its indexes are nested deeper than {NESTING_LIMIT} levels"
-            )));
+            return Err(Error::local(nested_too_deep()));
         }
         let digest = stored.descriptor.digest.clone();
         let within = || format!("{} {digest}", stored.document);
@@ -286,8 +286,8 @@ impl Stored {
     pub(crate) fn new(bytes: Vec<u8>, digest: &Digest, media_type: &str) -> Result<Stored> {
         digest.check(&bytes)?;
         let document = Document::parse(&bytes, media_type)?;
-        let mut descriptor = Descriptor::of(digest.clone(), bytes.len() as u64);
-        descriptor.media_type = document.media_type(media_type);
+        let descriptor = Descriptor::of(digest.clone(), bytes.len() as u64);
+        let descriptor = descriptor.typed(document.media_type(media_type));
         Ok(Stored {
             bytes,
             descriptor,

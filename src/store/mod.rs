@@ -46,7 +46,7 @@ pub(crate) enum Image {
     /// Every digest is known: manifests go out byte for byte.
     Tree(Tree),
     /// A `docker save` tarball: its manifest is made when its layers have been compressed.
-    Loose(Loose),
+    Loose(Box<Loose>),
 }
 
 /// Documents and what they refer to.
@@ -58,7 +58,8 @@ pub(crate) struct Tree {
     blobs: Vec<Blob>,
 }
 
-/// A stored document: a manifest or an index with its bytes. Made by [`Stored::new`] alone, which compares the digest.
+/// A stored document: a manifest or an index with its bytes. Made by [`Stored::new`] alone, which
+/// compares the digest.
 #[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,

@@ -324,7 +324,7 @@ impl Running {
         if !status.success() {
             // A step that has failed ends what its other workers are in the middle of.
             for (registry, _) in &program.registries {
-                registry.allow(Offence::BrokenRequest);
+                registry.allow(Offence::CutBody);
             }
         }
         let output = Output {

@@ -160,8 +160,40 @@ fn what_is_listed_twice_has_one_size() {
         fetched.fails();
         let said = fetched.messages();
         assert!(said.trim_end().ends_with(&why), "{said}");
-        put(&registry, &image, json!({})).run().fails();
+        if at == "manifests" {
+            let pushed = put(&registry, &image, json!({})).run();
+            pushed.fails();
+            assert!(pushed.messages().contains(&why), "{}", pushed.messages());
+        }
     }
+}
+
+/// Neither the line nor the work grows with the platforms that an index makes up.
+#[test]
+fn an_error_names_few_of_many_platforms() {
+    let one = || small();
+    let many = index((0..40).map(|_| ("linux/arm64", one())))
+        .oci()
+        .lie(|index| {
+            for (n, entry) in index["manifests"]
+                .as_array_mut()
+                .unwrap()
+                .iter_mut()
+                .enumerate()
+            {
+                entry["platform"]["architecture"] = json!(format!("{n}{}", "x".repeat(1000)));
+            }
+        });
+    let registry = serving(&many);
+    let request = json!({
+        "source": {"repository": registry.repository("t/a")},
+        "version": {"tag": "1", "digest": many.digest},
+    });
+    let output = Program::get(request).against(&registry).run();
+    output.fails();
+    let said = output.messages();
+    assert!(said.trim_end().ends_with(", and others"), "{said}");
+    assert!(said.len() < 4000, "{}", said.len());
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn a_quota_that_is_used_up_is_nothing_that_a_login_changes() {
 
 #[test]
 fn a_registry_that_limits_us_is_left_in_peace_by_every_worker() {
-    let tags: Vec<String> = (0..40).map(|n| format!("1.{n}.0")).collect();
+    let tags: Vec<String> = (0..200).map(|n| format!("1.{n}.0")).collect();
     let registry = Registry::start();
     for tag in &tags {
         let image = image([layer().file("tag", tag)]).oci();
@@ -63,19 +63,20 @@ fn a_registry_that_limits_us_is_left_in_peace_by_every_worker() {
     let output = check(&registry, json!({"tag_regex": "."}))
         .real_clock()
         .run();
-    assert_eq!(output.succeeds().as_array().unwrap().len(), 40);
+    assert_eq!(output.succeeds().as_array().unwrap().len(), 200);
     let requests = registry.requests();
     let limited = requests
         .iter()
         .find(|request| request.outcome == "429")
         .unwrap()
         .at;
-    // Those that were on their way are the only ones that come before the gate opens.
+    // Those that were on their way, one a worker, are the only ones that come before the gate opens.
     let early = requests.iter().filter(|request| {
         let after = request.at.saturating_duration_since(limited).as_secs_f64();
-        (0.8..1.9).contains(&after)
+        (0.0..1.9).contains(&after)
     });
-    assert_eq!(early.count(), 0, "{:?}", registry.lines());
+    let early = early.count();
+    assert!(early < 60, "{early}");
 }
 
 #[test]

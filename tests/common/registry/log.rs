@@ -23,8 +23,10 @@ pub enum Offence {
     /// A manifest put before what it refers to.
     BlobsMissing,
     BodyNotAllowed,
-    /// A connection that ended in the middle of a request.
+    /// A head or a body that is none.
     BrokenRequest,
+    /// A connection that ended in the middle of a body.
+    CutBody,
     /// Credentials of the wrong kind, unknown tokens, credentials to storage.
     ForeignAuthorization,
     /// An upload request that lost the query of `Location`.
@@ -45,7 +47,7 @@ pub enum Offence {
 }
 
 impl Offence {
-    pub const ALL: [Offence; 22] = [
+    pub const ALL: [Offence; 23] = [
         Offence::AcceptEncoding,
         Offence::BadHeader,
         Offence::BadManifest,
@@ -56,6 +58,7 @@ impl Offence {
         Offence::BlobsMissing,
         Offence::BodyNotAllowed,
         Offence::BrokenRequest,
+        Offence::CutBody,
         Offence::ForeignAuthorization,
         Offence::LocationNotFollowed,
         Offence::ManifestAccept,

@@ -235,10 +235,12 @@ impl Exchange<'_> {
                 return next;
             }
             Err(error) => {
-                if is_request_error(&error) {
-                    self.offences
-                        .push((Offence::BrokenRequest, error.to_string()));
-                }
+                let offence = match error.kind() {
+                    io::ErrorKind::UnexpectedEof => Some(Offence::CutBody),
+                    _ => is_request_error(&error).then_some(Offence::BrokenRequest),
+                };
+                self.offences
+                    .extend(offence.map(|offence| (offence, error.to_string())));
                 self.finish("broken".to_owned(), Vec::new());
                 return Next::Close;
             }

@@ -216,9 +216,10 @@ impl Connection {
         while (self.pending.len() as u64) < length {
             if self.fill()? == 0 {
                 let had = self.pending.len();
-                return Err(io::Error::other(format!(
-                    "body ends after {had} of {length} bytes"
-                )));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("body ends after {had} of {length} bytes"),
+                ));
             }
         }
         Ok(self.pending.drain(..length as usize).collect())
