@@ -285,7 +285,7 @@ fn check(files: &[(String, String)]) -> Vec<String> {
             }
         }
     }
-    check_circles(imports, &mut complaints);
+    check_circles(&imports, &mut complaints);
     complaints
 }
 
@@ -319,18 +319,18 @@ fn import(path: &str, found: &Found, modules: &BTreeSet<Vec<&str>>) -> Option<(S
 }
 
 /// Modules of one folder that import each other in a circle cannot be read one after another.
-fn check_circles(mut imports: BTreeSet<(String, String)>, complaints: &mut Vec<String>) {
-    loop {
-        let importers: BTreeSet<String> = imports.iter().map(|(from, _)| from.clone()).collect();
-        let imported: BTreeSet<String> = imports.iter().map(|(_, to)| to.clone()).collect();
-        let before = imports.len();
-        // What imports nothing, or is imported by nothing, is in no circle.
-        imports.retain(|(from, to)| importers.contains(to) && imported.contains(from));
-        if imports.len() == before {
-            break;
+fn check_circles(imports: &BTreeSet<(String, String)>, complaints: &mut Vec<String>) {
+    let leads_to = |from: &String, goal: &String| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = next.pop() {
+            if seen.insert(module) {
+                let imported = imports.iter().filter(|(from, _)| from == module);
+                next.extend(imported.map(|(_, to)| to));
+            }
         }
-    }
-    let tied = imports.iter();
+        seen.contains(goal)
+    };
+    let tied = imports.iter().filter(|(from, to)| leads_to(to, from));
     complaints
         .extend(tied.map(|(from, to)| format!("src/{from}: in a circle of imports with `{to}`")));
 }
