@@ -10,17 +10,13 @@
 mod common;
 
 use common::{
-    Authority, Fault, Output, Program, Registry, Tokens, answer, free_port, image, layer,
+    Authority, Fault, Output, Program, Registry, Tokens, answer, free_port, image, layer, merge,
 };
 use serde_json::{Value, json};
 
 fn check(fields: Value) -> Program {
-    let mut source = json!({"repository": "registry.test/t/a", "tag": "1"});
-    source
-        .as_object_mut()
-        .unwrap()
-        .extend(fields.as_object().unwrap().clone());
-    Program::check(json!({ "source": source }))
+    let source = json!({"repository": "registry.test/t/a", "tag": "1"});
+    Program::check(json!({"source": merge(source, fields)}))
 }
 
 /// The last line, without what waits and tries differ in.
@@ -401,4 +397,49 @@ fn a_repository_that_does_not_know_us_says_what_to_set() {
              401 Unauthorized: UNAUTHORIZED: authentication required; set `source.username` and \
              `source.password`",
         );
+}
+
+/// A key that lost its line breaks, or stands in the field beside it, is not shown.
+#[test]
+fn a_signing_key_in_the_wrong_form_or_place_is_in_no_line() {
+    let registry = Registry::start();
+    let key = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg\n\
+               -----END PRIVATE KEY-----\n";
+    let joined = key.replace('\n', " ");
+    let id = "0".repeat(64);
+    for (id, key, why) in [
+        (
+            id.as_str(),
+            joined.as_str(),
+            "`source.content_trust.repository_key` has a PEM block whose lines do not end: a line \
+             break belongs before and after `-----BEGIN …-----` and `-----END …-----`",
+        ),
+        (
+            key,
+            key,
+            "`source.content_trust.repository_key_id` is not the id of a key; it has 64 hexadecimal \
+             digits, as `notary key list` shows them",
+        ),
+    ] {
+        let request = json!({
+            "source": {
+                "repository": registry.repository("t/a"),
+                "tag": "1",
+                "debug": true,
+                "content_trust": {
+                    "server": registry.url(""),
+                    "repository_key_id": id,
+                    "repository_key": key,
+                    "repository_passphrase": "ci-passphrase",
+                },
+            },
+            "params": {"image": "image"},
+        });
+        let program = Program::put(request).against(&registry);
+        let image = image([layer().file("a", "a")]).oci();
+        image.write_layout(&program.directory_argument().join("image"), None);
+        let output = program.run();
+        output.keeps_secret(["MIGHAgEAMBMG", "mighageambmg"]);
+        output.fails_ending_with(&format!("put: {why}"));
+    }
 }

@@ -140,8 +140,8 @@ impl PrivateKey {
             // One wrong passphrase in 256 leaves what looks like padding, but no key.
             None if is_encrypted => Err(Locked::WrongPassphrase),
             None => Err(Locked::Unreadable(format!(
-                "has a `{}` that cannot be read",
-                block.label
+                "has {} that cannot be read",
+                pem::shown(&block.label)
             ))),
         }
     }

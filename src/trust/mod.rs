@@ -114,8 +114,8 @@ impl<'a> Signer<'a> {
         let url = server_of(trust, repository)?;
         let place = url.to_string().trim_end_matches('/').to_owned();
         let gun = repository.to_string();
+        let key_id = key_id(trust)?;
         let keys = Keys::open(&trust.repository_key, &trust.repository_passphrase)?;
-        let key_id = trust.repository_key_id.trim().to_ascii_lowercase();
         let (login, advice) = match &trust.login {
             Login::Anonymous => (source, None),
             own => (
@@ -332,6 +332,18 @@ fn credentials(
     match is_cloud && !server.same_origin(&registry) {
         true => Ok(Credentials::Anonymous),
         false => Ok(auth::log_in(client, login, repository)?.1),
+    }
+}
+
+/// The id of the key to sign with. What is none may be the key itself, and is not shown.
+fn key_id(trust: &ContentTrust) -> Result<String> {
+    let id = trust.repository_key_id.trim().to_ascii_lowercase();
+    match id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(id),
+        false => Err(Error::config(
+            "`source.content_trust.repository_key_id` is not the id of a key",
+        )
+        .advise("it has 64 hexadecimal digits, as `notary key list` shows them")),
     }
 }
 

@@ -15,6 +15,29 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Blocks of one text that are looked at; an export has one a key.
 const MOST_BLOCKS: usize = 64;
 
+/// Labels that are shown. Where the line breaks of a text were lost, what stands in the place of a label
+/// is the key.
+const LABELS: [&str; 10] = [
+    "CERTIFICATE",
+    "DSA PRIVATE KEY",
+    "EC PARAMETERS",
+    "EC PRIVATE KEY",
+    "ED25519 PRIVATE KEY",
+    "ENCRYPTED PRIVATE KEY",
+    "OPENSSH PRIVATE KEY",
+    "PRIVATE KEY",
+    "PUBLIC KEY",
+    "RSA PRIVATE KEY",
+];
+
+/// How errors name a block.
+pub(super) fn shown(label: &str) -> String {
+    match LABELS.contains(&label) {
+        true => format!("a PEM block `{label}`"),
+        false => "a PEM block".to_owned(),
+    }
+}
+
 /// One `BEGIN`–`END` block.
 pub(super) struct Block {
     /// Such as `ENCRYPTED PRIVATE KEY`.
@@ -50,11 +73,16 @@ pub(super) fn blocks(text: &str) -> Result<Vec<Block>, String> {
         let mut encoded = Zeroizing::new(String::with_capacity(text.len()));
         loop {
             let Some(line) = lines.next() else {
-                return Err(format!("has a PEM block `{label}` that does not end"));
+                return Err(match LABELS.contains(&label) {
+                    true => format!("has {} that does not end", shown(label)),
+                    false => "has a PEM block whose lines do not end: a line break belongs before \
+                              and after `-----BEGIN …-----` and `-----END …-----`"
+                        .to_owned(),
+                });
             };
             if let Some(end) = boundary(line, "-----END ") {
                 if end != label {
-                    return Err(format!("has a PEM block `{label}` that ends as `{end}`"));
+                    return Err(format!("has {} that ends as {}", shown(label), shown(end)));
                 }
                 break;
             }
@@ -67,7 +95,7 @@ pub(super) fn blocks(text: &str) -> Result<Vec<Block>, String> {
             }
         }
         let bytes = BASE64.decode(encoded.as_bytes());
-        let bytes = bytes.map_err(|_| format!("has a PEM block `{label}` that is not base64"))?;
+        let bytes = bytes.map_err(|_| format!("has {} that is not base64", shown(label)))?;
         blocks.push(Block {
             label: label.to_owned(),
             headers,

@@ -156,9 +156,19 @@ fn what_is_no_key_for_us_is_told() {
             "-----BEGIN PRIVATE KEY-----\nMAA=",
             "has a PEM block `PRIVATE KEY` that does not end",
         ),
+        // The line breaks were lost: what follows BEGIN is the key.
+        (
+            "-----BEGIN PRIVATE KEY----- MAA= -----END PRIVATE KEY-----",
+            "has a PEM block whose lines do not end: a line break belongs before and after \
+             `-----BEGIN …-----` and `-----END …-----`",
+        ),
+        (
+            "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END MAA= KEY-----",
+            "has a PEM block `PRIVATE KEY` that ends as a PEM block",
+        ),
         (
             "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----",
-            "has a `PRIVATE KEY` that cannot be read",
+            "has a PEM block `PRIVATE KEY` that cannot be read",
         ),
         (
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----",
