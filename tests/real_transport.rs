@@ -15,8 +15,8 @@ mod common;
 mod relay;
 
 use common::{
-    Authority, DockerRegistry, Image, Output, Program, Proxy, RealSetup, RealTokens, Registry,
-    Server, free_port, image, layer, merge, noise, require,
+    Authority, DockerRegistry, Identity, Image, Output, Program, Proxy, RealSetup, RealTokens,
+    Registry, Server, TempDir, free_port, image, layer, merge, noise, require, run,
 };
 use relay::{Plan, Relay};
 use serde_json::{Value, json};
@@ -121,6 +121,36 @@ fn tls_registry() -> (DockerRegistry, Value) {
         ..RealSetup::default()
     });
     (registry, json!({"ca_certs": [authority.pem()]}))
+}
+
+/// Certificates that no verifier reads, and a kind of key that is not known here.
+#[test]
+fn insecure_takes_whatever_certificate_a_server_has() {
+    let work = TempDir::new();
+    let openssl = |arguments: &str| {
+        let mut command = Command::new(require("openssl"));
+        run(command.args(arguments.split(' ')).current_dir(work.path()))
+    };
+    work.write("plain.cnf", "[req]\ndistinguished_name = dn\n[dn]\n");
+    let image = app(1000);
+    for (key, kind) in [
+        ("-newkey rsa:2048", "-config plain.cnf"), // X.509 version 1
+        ("-newkey ec -pkeyopt ec_paramgen_curve:P-521", "-sha512"),
+    ] {
+        openssl(&format!(
+            "req -x509 {key} -nodes -keyout key -out certificate -days 9 -subj /CN=x {kind}"
+        ));
+        let read = |name: &str| fs::read_to_string(work.join(name)).unwrap();
+        let registry = DockerRegistry::with(&RealSetup {
+            tls: Some(&Identity::of_pem(&read("certificate"), &read("key"))),
+            ..RealSetup::default()
+        });
+        let repository = registry.repository("t/a");
+        let fields = json!({"insecure": true});
+        put(&repository, &image, &fields).run().succeeds();
+        assert_arrived(&get(&repository, &image, &fields).run(), &image);
+        put(&repository, &image, &json!({})).run().fails();
+    }
 }
 
 #[test]

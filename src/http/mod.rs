@@ -2,6 +2,7 @@
 //! rustls. It never tries again: whoever asks decides that by [`crate::error::Again`].
 
 mod addresses;
+mod certificates;
 mod client;
 mod connections;
 mod dial;

@@ -7,19 +7,16 @@ use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
-    StreamOwned,
-};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
+use super::certificates::{Blind, Trusting, refused};
 use super::failure::io_error;
 use super::options::{Identity, Options};
 use super::url::Url;
@@ -275,29 +272,15 @@ fn is_timeout(error: &io::Error) -> bool {
 
 fn tls_error(error: &rustls::Error) -> Error {
     match error {
-        rustls::Error::InvalidCertificate(why) => {
-            let text = match why {
-                rustls::CertificateError::UnknownIssuer => {
-                    "the server's certificate is signed by an authority that is not trusted"
-                        .to_owned()
-                }
-                rustls::CertificateError::NotValidForName
-                | rustls::CertificateError::NotValidForNameContext { .. } => {
-                    "the server's certificate is for another name".to_owned()
-                }
-                rustls::CertificateError::Expired
-                | rustls::CertificateError::ExpiredContext { .. } => {
-                    "the server's certificate has expired".to_owned()
-                }
-                other => format!("the server's certificate is not valid: {other}"),
-            };
-            let error = Error::new(Kind::Network, text);
-            match why {
-                rustls::CertificateError::UnknownIssuer => {
-                    error.advise("add the authority's certificate to `source.ca_certs`")
-                }
-                _ => error,
-            }
+        rustls::Error::InvalidCertificate(why) => refused(why),
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            let why = "the server speaks no TLS from version 1.2 on";
+            Error::new(Kind::Network, format!("TLS: {why}"))
+        }
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            let why = "the server has no cipher or kind of key in common with us";
+            Error::new(Kind::Network, format!("TLS: {why}"))
+                .advise("keys on the curve P-521 are not supported")
         }
         rustls::Error::AlertReceived(alert) => client_refused(*alert)
             .unwrap_or_else(|| Error::new(Kind::Network, format!("TLS: {error}"))),
@@ -375,18 +358,18 @@ impl Trust {
                 .with_safe_default_protocol_versions()
                 .unwrap_or_else(|_| unreachable!("ring has cipher suites")),
         };
-        if self.blind {
-            let blind = Blind(provider.signature_verification_algorithms);
-            return builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(blind))
-                .with_no_client_auth();
-        }
-        let mut roots = RootCertStore::empty();
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        roots.add_parsable_certificates(self.system());
-        roots.add_parsable_certificates(self.extra.iter().cloned());
-        builder.with_root_certificates(roots).with_no_client_auth()
+        let verifier: Arc<dyn ServerCertVerifier> = match self.blind {
+            true => Arc::new(Blind),
+            false => {
+                let mut certificates = self.system();
+                certificates.extend(self.extra.iter().cloned());
+                Arc::new(Trusting::new(&provider, certificates))
+            }
+        };
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth()
     }
 
     /// Certificates of the root filesystem; what cannot be read is not there.
@@ -448,45 +431,6 @@ fn certificates(text: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>
     match found.is_empty() {
         true => Err("has no certificate in it"),
         false => Ok(found),
-    }
-}
-
-/// Believes every certificate; signatures are still checked, so that the peer has its key.
-#[derive(Debug)]
-struct Blind(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Blind {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.supported_schemes()
     }
 }
 

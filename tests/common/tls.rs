@@ -4,6 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -81,6 +82,27 @@ impl Identity {
     pub fn self_signed(names: &[&str]) -> Identity {
         let key = KeyPair::generate().unwrap();
         Identity::new(&parameters(names).self_signed(&key).unwrap(), &key)
+    }
+
+    /// The same as `openssl req -x509` makes it: it may sign others.
+    pub fn self_signed_authority(names: &[&str]) -> Identity {
+        let mut parameters = parameters(names);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Identity::new(&parameters.self_signed(&key).unwrap(), &key)
+    }
+
+    /// What somebody else made.
+    pub fn of_pem(certificate: &str, key: &str) -> Identity {
+        Identity {
+            certificate: CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap(),
+            key: PrivateKeyDer::from_pem_slice(key.as_bytes())
+                .unwrap()
+                .secret_der()
+                .to_vec(),
+            certificate_pem: certificate.to_owned(),
+            key_pem: key.to_owned(),
+        }
     }
 
     /// For `Setup::tls`: TLS 1.2 and 1.3, no client certificates.

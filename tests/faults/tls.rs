@@ -94,6 +94,45 @@ fn a_certificate_that_is_not_right_is_an_error_that_says_what_is_wrong() {
     }
 }
 
+/// As with Go and OpenSSL: a registry that signs its certificate itself is trusted by that.
+#[test]
+fn a_certificate_is_believed_where_ca_certs_have_it_itself() {
+    let authority = Authority::new("private CA");
+    let here = &["127.0.0.1"];
+    let elsewhere = Identity::self_signed_authority(&["registry.test"]);
+    for (identity, says) in [
+        (Identity::self_signed(here), None),
+        (Identity::self_signed_authority(here), None),
+        (authority.identity(here), None),
+        (elsewhere, Some("is for another name")),
+        (authority.expired(here), Some("has expired")),
+    ] {
+        let registry = serving(&identity);
+        let ca_certs = json!({"ca_certs": [identity.certificate_pem]});
+        let output = check_at(&registry.repository("t/a"), ca_certs).run();
+        match says {
+            None => drop(output.succeeds()),
+            Some(why) => {
+                output.fails();
+                let said = output.messages();
+                assert!(
+                    said.trim_end().ends_with(&format!("certificate {why}")),
+                    "{said}"
+                );
+            }
+        }
+    }
+    let registry = serving(&Identity::self_signed_authority(here));
+    let output = check_at(&registry.repository("t/a"), json!({}))
+        .against(&registry)
+        .run();
+    output.fails_with(
+        "check: REGISTRY/t/a: look up 1: HEAD https://REGISTRY/v2/t/a/manifests/1: the server's \
+         certificate is an authority's, and not trusted; add this certificate itself to \
+         `source.ca_certs`",
+    );
+}
+
 #[test]
 fn every_connection_of_the_run_believes_ca_certs() {
     let authority = Authority::new("private CA");
