@@ -105,9 +105,12 @@ fn write_stderr(text: &str) {
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        // Bidirectional overrides reorder what a reader sees (CVE-2021-42574).
-        let reorders = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || reorders {
+        // Bidirectional overrides reorder what a reader sees (CVE-2021-42574); others are line ends to
+        // some, or not seen at all.
+        let misleads = matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        if c.is_control() || misleads {
             let _ = write!(out, "{}", c.escape_default());
         } else {
             out.push(c);
@@ -128,6 +131,7 @@ mod tests {
             ("\x1b[2J\u{7}", "\\u{1b}[2J\\u{7}"),
             ("\u{202e}txt.exe", "\\u{202e}txt.exe"),
             ("\u{9b}31m", "\\u{9b}31m"),
+            ("a\u{2028}b\u{feff}", "a\\u{2028}b\\u{feff}"),
         ] {
             assert_eq!(printable(text), shown);
         }

@@ -40,7 +40,7 @@ pub(super) fn run(call: &Call<'_>) -> Result<String> {
                 "the mirror {} has nothing; asking the origin",
                 mirror.repository()
             )),
-            Err(error) => report.warn(format!("the mirror failed: {error}; asking the origin")),
+            Err(error) => session::mirror_failed(&report, error, "asking the origin"),
         }
     }
     Ok(found(&check.ask(&origin)?))

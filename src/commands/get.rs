@@ -51,7 +51,7 @@ pub(super) fn run(call: &Call<'_>, dest: &Path) -> Result<String> {
             // platform: the origin cannot help.
             Err(error) if matches!(error.kind(), Kind::Local | Kind::Config) => return Err(error),
             Err(error) => {
-                report.warn(format!("the mirror failed: {error}; using the origin"));
+                session::mirror_failed(&report, error, "using the origin");
                 get.fetch_from(&origin)?
             }
         },

@@ -100,3 +100,14 @@ pub(super) fn mirror<'a>(client: &'a Client<'a>, source: &Source) -> Result<Opti
     let credentials = Credentials::from_login(&mirror.login)?;
     Remote::of_mirror(client, repository, credentials).map(Some)
 }
+
+/// Tells that a mirror failed. Its login has fields of its own.
+pub(super) fn mirror_failed(report: &Report, error: Error, instead: &str) {
+    let error = match error.is_denied() {
+        true => error.advise_instead(
+            "check `source.registry_mirror.username` and `source.registry_mirror.password`",
+        ),
+        false => error,
+    };
+    report.warn(format!("the mirror failed: {error}; {instead}"));
+}

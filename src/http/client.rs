@@ -122,22 +122,24 @@ impl<'a> Client<'a> {
         self.context
             .report
             .debug(|| format!("{error}; plain HTTP instead"));
-        match self.follow(again.payload(payload)).0 {
+        let failed = match self.follow(again.payload(payload)).0 {
             // A server that does speak TLS, and was only too slow, says so in words.
             Ok(answer)
                 if answer.status == 400
                     && !answer.is_json()
                     && !self.tls.is_something_else(&secure) =>
             {
-                Err(error.again(Again::Later { after: None }))
+                error.again(Again::Later { after: None })
             }
             Ok(answer) => {
                 lock(&self.plain).insert(secure.origin());
-                Ok(answer)
+                return Ok(answer);
             }
-            Err(plain) if plain.can_try_again() == Again::Unreachable => Err(error),
-            Err(plain) => Err(plain),
-        }
+            Err(plain) if plain.can_try_again() == Again::Unreachable => error,
+            Err(plain) => plain,
+        };
+        self.tls.forget_not_tls(&secure);
+        Err(failed)
     }
 
     /// Whether HTTPS failed because nothing there speaks it: another protocol on the port, or

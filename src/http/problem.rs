@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::Response;
@@ -152,10 +153,10 @@ pub(super) fn hide_authorization(hidden: &Hidden, value: &Secret) {
         Some((scheme, proof)) => (scheme, proof),
         None => ("", value.expose()),
     };
-    if !hidden.add(proof) || !scheme.eq_ignore_ascii_case("basic") {
+    if !hidden.add(proof.trim_end_matches('=')) || !scheme.eq_ignore_ascii_case("basic") {
         return;
     }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(proof);
+    let decoded = STANDARD.decode(proof);
     let pair = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some((_, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
         hide(hidden, password);
@@ -181,15 +182,45 @@ pub(super) fn hide(hidden: &Hidden, text: &str) {
         .replace('>', "&gt;");
     let by_number = in_html.replace('"', "&#34;").replace('\'', "&#39;");
     let by_name = in_html.replace('"', "&quot;").replace('\'', "&#x27;");
+    let ascii: String = in_json.chars().map(escaped_in_ascii).collect();
+    let in_url = encode(text);
+    let in_path = in_url.replace("%2F", "/");
+    let in_base64 = STANDARD.encode(text);
     for form in [
         text,
-        &encode(text),
+        &in_url,
+        &in_lower_case(&in_url),
+        &in_path,
         in_json,
         &in_gos_json,
+        &ascii,
         &by_number,
         &by_name,
+        in_base64.trim_end_matches('='),
     ] {
         hidden.add(form);
+    }
+}
+
+/// Percent-encoding with small letters.
+fn in_lower_case(encoded: &str) -> String {
+    let mut parts = encoded.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| match part.split_at_checked(2) {
+        Some((code, rest)) => format!("{text}%{}{rest}", code.to_ascii_lowercase()),
+        None => format!("{text}%{part}"),
+    })
+}
+
+/// A character as JSON of ASCII alone has it.
+fn escaped_in_ascii(c: char) -> String {
+    match c.is_ascii() {
+        true => c.to_string(),
+        false => {
+            let mut units = [0; 2];
+            let units = c.encode_utf16(&mut units);
+            units.iter().map(|unit| format!("\\u{unit:04x}")).collect()
+        }
     }
 }
 
@@ -327,6 +358,7 @@ mod tests {
             "pa\\\"ss\\u0026word",
             "pa&#34;ss&amp;word",
             "pa&quot;ss&amp;word",
+            "cGEic3Mmd29yZA",
         ] {
             assert_eq!(hidden.in_text(format!("no `{form}`")), "no `…`");
         }

@@ -62,6 +62,8 @@ struct Trust {
     may_be_plain: Box<dyn Fn(&Url) -> bool + Send + Sync>,
     /// Origins whose port answered, but not with TLS.
     not_tls: Mutex<HashMap<String, &'static str>>,
+    /// Held while a port is asked whether it speaks TLS.
+    finding_out: Mutex<()>,
     /// Origins that TLS worked with: whatever happens later, they are no plain HTTP servers.
     spoken: Mutex<HashSet<String>>,
 }
@@ -126,6 +128,7 @@ impl Tls {
             with_identity: OnceLock::new(),
             may_be_plain: Box::new(may_be_plain),
             not_tls: Mutex::default(),
+            finding_out: Mutex::default(),
             spoken: Mutex::default(),
         })))
     }
@@ -141,6 +144,11 @@ impl Tls {
     /// Whether a connection to the server of `url` failed because its port speaks no TLS at all.
     pub(super) fn is_not_tls(&self, url: &Url) -> bool {
         lock(&self.0.not_tls).contains_key(&url.origin())
+    }
+
+    /// Plain HTTP failed there too: the next connection asks anew.
+    pub(super) fn forget_not_tls(&self, url: &Url) {
+        lock(&self.0.not_tls).remove(&url.origin());
     }
 
     /// Whether such a port said something, so that it was not only too slow.
@@ -168,6 +176,12 @@ impl Tls {
             .map_err(|error| Error::new(Kind::Network, format!("TLS: {error}")))?;
         let mut sock = TransportAdapter::new(stream, details.current_time.clone());
         let may_be_plain = (self.0.may_be_plain)(&url) && !self.is_spoken_by(&url);
+        // One connection finds out for those that are made at the same time.
+        let _finding_out = may_be_plain.then(|| lock(&self.0.finding_out));
+        let found = lock(&self.0.not_tls).get(&url.origin()).copied();
+        if let Some(why) = found.filter(|_| may_be_plain) {
+            return Err(not_tls(why));
+        }
         let mut first = details.timeout;
         if may_be_plain && *first.after > HELLO_PATIENCE {
             first.after = HELLO_PATIENCE.into();
@@ -181,11 +195,7 @@ impl Tls {
             Err(Failed::Tls(error)) => return Err(error),
             Err(Failed::NotTls(why)) => {
                 lock(&self.0.not_tls).insert(url.origin(), why);
-                return Err(Error::new(
-                    Kind::Network,
-                    format!("the server does not speak TLS: {why}"),
-                )
-                .advise("set `source.insecure: true` if it is a plain HTTP registry"));
+                return Err(not_tls(why));
             }
         }
         Ok(Box::new(TlsTransport {
@@ -196,6 +206,14 @@ impl Tls {
             stream: StreamOwned::new(conn, sock),
         }))
     }
+}
+
+fn not_tls(why: &str) -> Error {
+    Error::new(
+        Kind::Network,
+        format!("the server does not speak TLS: {why}"),
+    )
+    .advise("set `source.insecure: true` if it is a plain HTTP registry")
 }
 
 /// Runs the handshake, and tells a server that speaks no TLS from one whose TLS fails.

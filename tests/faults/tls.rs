@@ -1,7 +1,8 @@
 //! Which certificates are believed, and who may speak plain HTTP.
 
-use crate::common::{Authority, Fault, Identity, Program, Proxy, Registry, Tokens, merge};
-use crate::help::{app, assert_arrived, get, get_of, small, told};
+use crate::common::image as image_of;
+use crate::common::{Authority, Fault, Identity, Program, Proxy, Registry, Tokens, layer, merge};
+use crate::help::{app, assert_arrived, get, get_of, put, small, told};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -170,6 +171,13 @@ fn a_plain_registry_nearby_is_tried_with_tls_once_and_then_spoken_to_plainly() {
     registry.put_image("t/a", "1", &image);
     let output = get(&registry, &image, json!({})).run();
     assert_arrived(&output, &image);
+    assert_eq!(registry.tls_hellos(), 1);
+
+    // Also where many ask at the same time.
+    let many = image_of((0..20).map(|n| layer().file("n", [n]))).oci();
+    let registry = Registry::start();
+    let program = put(&registry, &many, json!({})).env("REGISTRY_IMAGE_WORKERS", "8");
+    program.run().succeeds();
     assert_eq!(registry.tls_hellos(), 1);
 }
 
