@@ -180,6 +180,30 @@ fn a_docker_tarball_is_pushed_with_its_layers_compressed_and_sent_once() {
     }
 }
 
+/// As containerd notes it: on the entry of `index.json`, for all that the image has.
+#[test]
+fn blobs_are_mounted_from_where_the_index_says_the_image_came_from() {
+    let registry = Registry::start();
+    let image = app("base");
+    registry.put_image("t/base", "1", &image);
+    let program = put(&registry, &image, json!({"tag": "v1"}), json!({}));
+    let path = program.directory_argument().join("image/index.json");
+    let mut index: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let name = format!("containerd.io/distribution.source.{}", registry.host());
+    index["manifests"][0]["annotations"] = json!({name: "t/base"});
+    std::fs::write(&path, index.to_string()).unwrap();
+    program.run().succeeds();
+    let lines = registry.lines();
+    let mounts = lines
+        .iter()
+        .filter(|line| line.contains("from=t%2Fbase") && line.ends_with(" 201"));
+    assert_eq!(mounts.count(), image.blobs().count(), "{lines:#?}");
+    assert!(
+        !lines.iter().any(|line| line.starts_with("PATCH ")),
+        "{lines:#?}"
+    );
+}
+
 #[test]
 fn versions_of_a_registry_that_knows_no_pages_are_known_too() {
     // zuul-registry: with any query the list is a page that is not there.

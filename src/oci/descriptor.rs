@@ -69,6 +69,16 @@ impl Descriptor {
         self
     }
 
+    /// The same with `sources`, where it says nothing itself of where the bytes came from.
+    pub(crate) fn with_sources(&self, sources: &Sources) -> Self {
+        let mut descriptor = self.clone();
+        for (name, repositories) in &sources.0 {
+            let own = descriptor.annotations.entry(name.clone());
+            own.or_insert_with(|| repositories.clone());
+        }
+        descriptor
+    }
+
     /// Other repositories of the registry `host` that had this blob when the image was fetched, as
     /// containerd and BuildKit note it.
     pub(crate) fn known_in(&self, host: &str) -> impl Iterator<Item = &str> {
@@ -102,6 +112,24 @@ impl Descriptor {
     /// name); its bytes may tell otherwise.
     pub(crate) fn is_zstd(&self) -> bool {
         self.media_type.ends_with("zstd")
+    }
+}
+
+/// Annotations that say in which repositories of which registries something was. On an entry of an index
+/// or on a manifest, where containerd writes them, they are about all that it refers to.
+#[derive(Clone, Default)]
+pub(crate) struct Sources(BTreeMap<String, String>);
+
+impl Sources {
+    /// These and those of `annotations`, which are nearer to the bytes.
+    pub(crate) fn with(&self, annotations: &BTreeMap<String, String>) -> Self {
+        let mut sources = self.clone();
+        for (name, repositories) in annotations {
+            if name.starts_with(DISTRIBUTION_SOURCE) {
+                sources.0.insert(name.clone(), repositories.clone());
+            }
+        }
+        sources
     }
 }
 

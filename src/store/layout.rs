@@ -10,7 +10,7 @@ use super::members::Name;
 use super::{Blob, Stored, Tree};
 use crate::error::{Doing, Error, Result};
 use crate::oci::config::ImageConfig;
-use crate::oci::descriptor::{Descriptor, Listed};
+use crate::oci::descriptor::{Descriptor, Listed, Sources};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{
     DOCUMENTS_LIMIT, Document, Index, Manifest, NESTING_LIMIT, nested_too_deep,
@@ -125,13 +125,18 @@ pub(super) fn distinct(index: &Index) -> Vec<Descriptor> {
 pub(super) fn tree(files: &Files, root: Stored) -> Result<Tree> {
     let mut listed = Listed::default();
     listed.add(&root.descriptor)?;
+    // Of the entry that leads to the root, or to an index around it.
+    let mut sources = Sources::default();
+    for entry in index(files).map_or(Vec::new(), |(_, index)| index.manifests) {
+        sources = sources.with(&entry.annotations);
+    }
     let mut found = Found {
         files,
         listed,
         bytes: 0,
         tree: Tree::default(),
     };
-    found.document(root, 0)?;
+    found.document(root, 0, &sources)?;
     Ok(found.tree)
 }
 
@@ -145,7 +150,7 @@ struct Found<'a> {
 impl Found<'_> {
     /// Adds what `stored` refers to, then `stored`: a registry refuses a manifest whose parts it
     /// does not have.
-    fn document(&mut self, stored: Stored, depth: usize) -> Result<()> {
+    fn document(&mut self, stored: Stored, depth: usize, sources: &Sources) -> Result<()> {
         self.bytes += stored.descriptor.size;
         if self.bytes > DOCUMENTS_LIMIT {
             return Err(Error::local(format!(
@@ -157,11 +162,12 @@ impl Found<'_> {
         }
         let digest = stored.descriptor.digest.clone();
         let within = || format!("{} {digest}", stored.document);
+        let sources = sources.with(stored.document.annotations());
         match &stored.document {
-            Document::Image(manifest) => self.image(manifest).doing(within)?,
+            Document::Image(manifest) => self.image(manifest, &sources).doing(within)?,
             Document::Index(index) => {
                 for entry in &index.manifests {
-                    self.entry(entry, depth + 1).doing(within)?;
+                    self.entry(entry, depth + 1, &sources).doing(within)?;
                 }
             }
         }
@@ -169,29 +175,30 @@ impl Found<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Descriptor, depth: usize) -> Result<()> {
+    fn entry(&mut self, entry: &Descriptor, depth: usize, sources: &Sources) -> Result<()> {
         if !entry.is_document() {
             // An index may list anything, as BuildKit's caches do.
-            return self.blob(entry);
+            return self.blob(entry, sources);
         }
         if !self.listed.add(entry)? {
             return Ok(());
         }
-        self.document(pointed_to(self.files, entry)?, depth)
+        let sources = sources.with(&entry.annotations);
+        self.document(pointed_to(self.files, entry)?, depth, &sources)
     }
 
-    fn image(&mut self, manifest: &Manifest) -> Result<()> {
-        self.blob(&manifest.config)?;
+    fn image(&mut self, manifest: &Manifest, sources: &Sources) -> Result<()> {
+        self.blob(&manifest.config, sources)?;
         if manifest.artifact_type().is_none() {
             check_config(self.files, manifest)?;
         }
         for layer in &manifest.layers {
-            self.blob(layer)?;
+            self.blob(layer, sources)?;
         }
         Ok(())
     }
 
-    fn blob(&mut self, blob: &Descriptor) -> Result<()> {
+    fn blob(&mut self, blob: &Descriptor, sources: &Sources) -> Result<()> {
         let name = blob_name(&blob.digest)?;
         let Some(size) = self.files.size(&name)? else {
             // A foreign layer stays where its `urls` say; the registry is not given it.
@@ -209,7 +216,7 @@ impl Found<'_> {
         }
         if self.listed.add(blob)? {
             self.tree.blobs.push(Blob {
-                descriptor: blob.clone(),
+                descriptor: blob.with_sources(sources),
                 name,
             });
         }
