@@ -52,14 +52,16 @@ impl Proxies {
         let except = env
             .first(&["NO_PROXY", "no_proxy"])
             .map(|(_, text)| text.split([',', ' ']).filter_map(Except::parse).collect());
-        // The one for all may be of a kind that we do not know, as long as nobody asks for it.
-        let or_all = |proxy: Option<Proxy>| match proxy {
-            Some(proxy) => Ok(Some(proxy)),
-            None => read(env, "ALL_PROXY", "all_proxy"),
+        let http = read(env, "HTTP_PROXY", "http_proxy")?;
+        let https = read(env, "HTTPS_PROXY", "https_proxy")?;
+        let all = match read(env, "ALL_PROXY", "all_proxy") {
+            // The one for all may be of a kind that we do not know, where another one is meant for us.
+            Err(_) if http.is_some() || https.is_some() => None,
+            all => all?,
         };
         Ok(Proxies {
-            http: or_all(read(env, "HTTP_PROXY", "http_proxy")?)?,
-            https: or_all(read(env, "HTTPS_PROXY", "https_proxy")?)?,
+            http: http.or_else(|| all.clone()),
+            https: https.or(all),
             except: except.unwrap_or_default(),
         })
     }
@@ -260,6 +262,12 @@ mod tests {
             chosen(&unused, "https://x/").as_deref(),
             Some("http://tls:1")
         );
+        let one = proxies(&[
+            ("ALL_PROXY", "socks5://s:1"),
+            ("https_proxy", "http://tls:1"),
+        ]);
+        assert_eq!(chosen(&one, "https://x/").as_deref(), Some("http://tls:1"));
+        assert_eq!(chosen(&one, "http://x/"), None);
     }
 
     #[test]
