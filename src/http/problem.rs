@@ -47,7 +47,7 @@ const PUBLIC_PARAMETERS: [&str; 20] = [
     "sv",
 ];
 
-/// Other parameters than these have been seen in no URL.
+/// More parameters than any URL has: of a server that sends more, no words are shown.
 const MOST_PARAMETERS: usize = 64;
 
 /// The error envelope of the distribution specification (spec.md, "Error codes").
