@@ -30,7 +30,7 @@ pub(crate) fn image_tar(
     path: &Path,
     name: Option<(&Repository, &Tag)>,
 ) -> Result<()> {
-    let stored = stored(&image.fetched)?;
+    let stored = stored(&image.fetched);
     let tar = ImageTar::create(path, &stored, name)?;
     let digest = &image.manifest.config.digest;
     let mut checked = Checked::new(config, digest, None);
@@ -71,9 +71,9 @@ pub(crate) fn layout(
         .and_then(|blobs| fetch(context, remote, &blobs, |blob| writer.blob(blob)))
         .doing(|| format!("{}@{}", remote.repository(), root.digest))?;
     for fetched in &documents {
-        writer.document(&stored(fetched)?)?;
+        writer.document(&stored(fetched))?;
     }
-    writer.finish(&stored(root)?)
+    writer.finish(&stored(root))
 }
 
 /// `root` and all manifests and indexes below it.
@@ -189,6 +189,12 @@ fn fetch_one(
 }
 
 /// What was fetched, as an image on disk has it.
-fn stored(fetched: &Fetched) -> Result<Stored> {
-    Stored::new(fetched.bytes.clone(), &fetched.digest, &fetched.media_type)
+fn stored(fetched: &Fetched) -> Stored {
+    let fetched = fetched.clone();
+    Stored::of(
+        fetched.bytes,
+        fetched.digest,
+        fetched.document,
+        &fetched.media_type,
+    )
 }

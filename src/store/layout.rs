@@ -293,13 +293,17 @@ impl Stored {
     pub(crate) fn new(bytes: Vec<u8>, digest: &Digest, media_type: &str) -> Result<Stored> {
         digest.check(&bytes)?;
         let document = Document::parse(&bytes, media_type)?;
-        let descriptor = Descriptor::of(digest.clone(), bytes.len() as u64);
-        let descriptor = descriptor.typed(document.media_type(media_type));
-        Ok(Stored {
+        Ok(Stored::of(bytes, digest.clone(), document, media_type))
+    }
+
+    /// The same where the bytes were compared and read before.
+    pub(crate) fn of(bytes: Vec<u8>, digest: Digest, document: Document, media_type: &str) -> Self {
+        let descriptor = Descriptor::of(digest, bytes.len() as u64);
+        Stored {
+            descriptor: descriptor.typed(document.media_type(media_type)),
             bytes,
-            descriptor,
             document,
-        })
+        }
     }
 }
 

@@ -58,8 +58,8 @@ pub(crate) struct Tree {
     blobs: Vec<Blob>,
 }
 
-/// A stored document: a manifest or an index with its bytes. Made by [`Stored::new`] alone, which
-/// compares the digest.
+/// A stored document: a manifest or an index with its bytes. Made by
+/// [`Stored::new`], which compares the digest, or where that was done.
 #[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
