@@ -19,9 +19,6 @@ pub(crate) use ahead::read_ahead;
 pub(crate) use pace::{Moment, Pace};
 pub(crate) use stop::Stop;
 
-/// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
-pub(crate) const MOST: usize = 64;
-
 /// How many jobs run side by side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workers(NonZeroUsize);
@@ -59,9 +56,12 @@ fn cores() -> usize {
 }
 
 impl Workers {
-    /// `n` workers; 0 means 1, and there is an upper limit of [`MOST`].
+    /// Workers beyond this cost memory and bring no speed: a job is a TLS connection and its buffers.
+    pub(crate) const MOST: usize = 64;
+
+    /// `n` workers; 0 means 1, and there is an upper limit of [`Workers::MOST`].
     pub(crate) fn new(n: usize) -> Self {
-        Workers(NonZeroUsize::new(n.min(MOST)).unwrap_or(NonZeroUsize::MIN))
+        Workers(NonZeroUsize::new(n.min(Self::MOST)).unwrap_or(NonZeroUsize::MIN))
     }
 
     /// Twice the processors, at least 2 and at most 8: layers wait for the network as much as for

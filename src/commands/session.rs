@@ -10,7 +10,7 @@ use crate::registry::Remote;
 use crate::report::Report;
 use crate::request::Source;
 use crate::trust;
-use crate::workers::{MOST, Workers};
+use crate::workers::Workers;
 
 /// The variable that sets the number of workers.
 const WORKERS: &str = "REGISTRY_IMAGE_WORKERS";
@@ -28,10 +28,11 @@ pub(super) fn context<'a>(call: &Call<'a>, report: &'a Report) -> Result<Context
     let workers = match call.env.get(WORKERS) {
         None => Workers::for_this_machine(),
         Some(text) => match text.trim().parse() {
-            Ok(n @ 1..=MOST) => Workers::new(n),
+            Ok(n @ 1..=Workers::MOST) => Workers::new(n),
             _ => {
                 return Err(Error::config(format!(
-                    "the environment's `{WORKERS}` is `{text}`; it is a number from 1 to {MOST}"
+                    "the environment's `{WORKERS}` is `{text}`; it is a number from 1 to {}",
+                    Workers::MOST
                 )));
             }
         },

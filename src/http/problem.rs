@@ -92,9 +92,13 @@ pub(crate) fn problem_saying(
         None => String::new(),
     };
     let hidden = response.hidden.clone();
-    let (said, limit) = match (method, made_by_server(&response.url)) {
-        ("HEAD", _) | (_, None) => (String::new(), limit.map(|limit| hidden.in_text(limit))),
-        (_, Some(made)) => {
+    let made = match method {
+        "HEAD" => None,
+        _ => made_by_server(&response.url),
+    };
+    let (said, limit) = match made {
+        None => (String::new(), limit.map(|limit| hidden.in_text(limit))),
+        Some(made) => {
             // Before it is cut: half a secret would not be found in the line.
             let words = |text: String| made.in_text(hidden.in_text(text));
             (shorten(&words(read(response))), limit.map(words))
